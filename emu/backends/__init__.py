@@ -1,0 +1,1 @@
+"""Backends execute host bytes: translated code and nothing else."""

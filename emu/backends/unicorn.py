@@ -1,0 +1,395 @@
+"""Unicorn as the bare machine: monitor-owned page tables and privilege levels, reached through its C interface.
+
+Unicorn's Python calls cost microseconds, so the hot ones go to its shared library directly, and registers travel as
+one saved context whose layout is measured at start-up (`emu.backends.probe`). Translated code runs at CPL 1 or 3 over
+page tables in which guest memory is never executable: an executable page would put every store to it on the
+engine's slow path.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import struct
+from typing import TYPE_CHECKING, Final
+
+import unicorn
+from unicorn import unicorn_const as uco
+from unicorn import x86_const as ux
+
+from emu.backends.base import LEAVE, Layout, Trap, TrapHandler, View
+from emu.backends.pagetables import PageTables
+from emu.backends.probe import ContextLayout, ProbeError, find_series, find_words
+from emu.backends.unit import CacheUnit
+from emu.errors import VemuError
+from isa.x86.state import AC, ARITH, DF, ID, IF, NT
+
+PHYSICAL: Final = 0x80_0000_0000  # where the monitor's own memory sits in the bare machine: 512 GiB, above all RAM
+CODE_SIZE: Final = 16 << 20
+DATA_SIZE: Final = 16 << 20
+TABLES_SIZE: Final = 48 << 20
+BASE32: Final = 0xD000_0000  # between the RAM below the hole at 3 GiB and the devices below 4 GiB
+BASE64: Final = 0xFFFF_8400_0000_0000
+LEAVE_VECTOR: Final = 0xF0
+_GDT = DATA_SIZE - 0x1000  # offsets in the monitor's data
+_STACK = DATA_SIZE - 0x2000
+_LANDING = 32  # offset in the code cache of what the world-switch stub at 0 returns to
+_CODE_START = 0x100
+
+if TYPE_CHECKING:
+    from emu.memory import GuestMemory
+
+_REGS = struct.Struct("<16Q")
+_HOOK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
+_u64 = ctypes.c_uint64
+_WORD = struct.Struct("<Q")
+_INT = struct.Struct("<i")
+_NO_TRAP = -2
+_FREE_FLAGS = ARITH | DF | NT | AC | ID  # flags guest code may hold in the machine's own register
+_FORCED_FLAGS = 2 | IF  # the machine's interrupt flag is the monitor's; the guest's is virtual
+
+
+class UnicornError(VemuError):
+    """Unicorn did something this backend cannot work with."""
+
+
+def descriptor(base: int, limit: int, attr: int) -> int:
+    """Pack a segment descriptor (SDM vol. 3, 3.4.5); `limit` as the 20-bit field, `attr` as descriptor bits 40-55."""
+    return (
+        (limit & 0xFFFF)
+        | (base & 0xFFFFFF) << 16
+        | (attr & 0xFF) << 40
+        | (limit >> 16 & 0xF) << 48
+        | (attr >> 12 & 0xF) << 52
+        | (base >> 24 & 0xFF) << 56
+    )
+
+
+class UnicornBackend:
+    """One bare machine on Unicorn; see `emu.backends.base.Backend`."""
+
+    name = "unicorn"
+
+    def __init__(self, memory: GuestMemory | None = None) -> None:
+        self._uc = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
+        self._uc.ctl_set_cpu_model(ux.UC_CPU_X86_BROADWELL)
+        self._lib = ctypes.CDLL(unicorn.unicorn_py3.unicorn.uclib._name)
+        self._handle = ctypes.c_void_p(self._uc._uch.value)
+        self._anchors: list[object] = []  # ctypes views that keep mapped memory alive
+        self._monitor = mmap.mmap(-1, TABLES_SIZE + CODE_SIZE + DATA_SIZE)
+        view = memoryview(self._monitor)
+        self._map_host(PHYSICAL, view)
+        self.code = view[TABLES_SIZE : TABLES_SIZE + CODE_SIZE]
+        self.data = view[TABLES_SIZE + CODE_SIZE :]
+        self.tables = PageTables(view[:TABLES_SIZE].cast("Q"), PHYSICAL)
+        for base in (BASE32, BASE64):
+            code, data = PHYSICAL + TABLES_SIZE, PHYSICAL + TABLES_SIZE + CODE_SIZE
+            self.tables.fix(base, code, CODE_SIZE, writable=False, executable=True)
+            self.tables.fix(base + CODE_SIZE, data, DATA_SIZE, writable=True, executable=False)
+        self.tables.seal()
+        self.layout = Layout(
+            code_base={16: BASE32, 32: BASE32, 64: BASE64},
+            data_base={16: BASE32 + CODE_SIZE, 32: BASE32 + CODE_SIZE, 64: BASE64 + CODE_SIZE},
+            code_start=_CODE_START,
+            code_size=CODE_SIZE,
+            data_size=DATA_SIZE - 0x4000,
+            leave=bytes((0xCD, LEAVE_VECTOR)),
+        )
+        self._tlb_stale = False
+        self._stop = False
+        self._handler: TrapHandler = _leave
+        self._failure: BaseException | None = None
+        self._flags: int | None = None  # flags to load before going on, or None: the machine's are right
+        self._base = BASE64
+        self._views: dict[tuple[int, int, bool, bool], bytes] = {}
+        self._view: View | None = None
+        if memory is not None:
+            for region in memory.regions():
+                self._map_host(region.gpa, memory.ram[region.offset : region.offset + region.length])
+        self._setup()
+        self._measure()
+        self.native = CacheUnit(self, code_at=0x80, data_at=DATA_SIZE - 0x4000)
+
+    # -- set-up ------------------------------------------------------------------------------------------------
+
+    def _check(self, status: int, what: str) -> None:
+        if status:
+            raise UnicornError(f"{what}: {unicorn.UcError(status)}")
+
+    def _map_host(self, physical: int, view: memoryview) -> None:
+        anchor = (ctypes.c_char * len(view)).from_buffer(view)
+        self._anchors.append(anchor)
+        self._uc.mem_map_ptr(physical, len(view), unicorn.UC_PROT_ALL, ctypes.addressof(anchor))
+
+    def _setup(self) -> None:
+        """Enter long mode at CPL 0 (SDM vol. 3, 9.8.5) and hook its exceptions."""
+        uc, lib = self._uc, self._lib
+        self._start = lib.uc_emu_start
+        self._start.argtypes = [ctypes.c_void_p, _u64, _u64, _u64, ctypes.c_size_t]
+        self._save, self._restore = lib.uc_context_save, lib.uc_context_restore
+        self._save.argtypes = self._restore.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+        lib.uc_reg_read.argtypes = lib.uc_reg_write.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
+        self._context = ctypes.c_void_p()
+        self._check(lib.uc_context_alloc(self._handle, ctypes.byref(self._context)), "uc_context_alloc")
+        assert self._context.value is not None
+        self._bytes = (ctypes.c_char * lib.uc_context_size(self._handle)).from_address(self._context.value)
+        self._buffer = memoryview(self._bytes).cast("B")
+        self._word = ctypes.c_uint64()
+        self._word_at = ctypes.byref(self._word)
+        for slot, attr in ((1, 0xA09B), (2, 0xC093)):
+            struct.pack_into("<Q", self.data, _GDT + 8 * slot, descriptor(0, 0xFFFFF, attr))
+        uc.reg_write(ux.UC_X86_REG_GDTR, (0, BASE64 + CODE_SIZE + _GDT, 0xFFF, 0))
+        uc.reg_write(ux.UC_X86_REG_CR4, 1 << 5 | 1 << 9 | 1 << 10)  # PAE, OSFXSR, OSXMMEXCPT
+        uc.msr_write(0xC0000080, 1 << 11 | 1 << 10 | 1 << 8)  # EFER: NXE, LMA, LME
+        uc.reg_write(ux.UC_X86_REG_CR3, self.tables.root)
+        uc.reg_write(ux.UC_X86_REG_CR0, 0x8001_0033)  # PG, WP, NE, ET, MP, PE
+        uc.reg_write(ux.UC_X86_REG_CS, 0x08)
+        uc.reg_write(ux.UC_X86_REG_SS, 0x10)
+        self._callback = _HOOK(self._on_interrupt)
+        hook = ctypes.c_void_p()
+        status = lib.uc_hook_add(
+            self._handle, ctypes.byref(hook), ctypes.c_int(uco.UC_HOOK_INTR),
+            ctypes.cast(self._callback, ctypes.c_void_p), None, _u64(1), _u64(0),
+        )  # fmt: skip
+        self._check(status, "uc_hook_add")
+        self.install(0, bytes.fromhex("8ec08ed98ee28eeb48cf"))  # mov es,eax; mov ds,ecx; mov fs,edx; mov gs,ebx; iretq
+        self.install(_LANDING, self.layout.leave)
+
+    def _measure(self) -> None:
+        """Find the fields of a saved context (`emu.backends.probe`)."""
+        uc = self._uc
+        regs = [0x5EED_0000_0000_0001 + (n << 32) for n in range(16)]
+        names = (
+            ux.UC_X86_REG_RAX, ux.UC_X86_REG_RCX, ux.UC_X86_REG_RDX, ux.UC_X86_REG_RBX,
+            ux.UC_X86_REG_RSP, ux.UC_X86_REG_RBP, ux.UC_X86_REG_RSI, ux.UC_X86_REG_RDI,
+            *range(ux.UC_X86_REG_R8, ux.UC_X86_REG_R8 + 8),
+        )  # fmt: skip
+        for name, value in zip(names, regs, strict=True):
+            uc.reg_write(name, value)
+        uc.reg_write(ux.UC_X86_REG_RIP, 0x7EED_1234_5678)
+        self._save(self._handle, self._context)
+        self._kernel = bytes(self._buffer)
+        at_regs = find_words(self._kernel, regs, "the general registers")
+        at_rip = find_words(self._kernel, [0x7EED_1234_5678], "the instruction pointer")
+        self._at = ContextLayout(at_regs, at_rip, 0, 0, (), 0, 0)
+        landings = [self._land(16, 1, True, True, slot) for slot in (8, 16)]
+        segments = []
+        for number in range(6):
+            wanted = [slot + number << 3 | (1 if number in (1, 2) else 3) for slot in (8, 16)]
+            segments.append(find_series(landings, wanted, 4, at_rip, f"segment register {number}"))
+        start, end = segments[0] - 8, segments[5] + (segments[5] - segments[4])
+        user = self._land(16, 3, True, True, 8)
+        if user[start : start + 4] == landings[0][start : start + 4]:
+            raise ProbeError("Unicorn keeps its mode flags elsewhere than before the segment registers")
+        clean = self._land(64, 1, True, False, 8)
+        faults = []
+        for code, address in ((b"\x48\x8b\x06", 0x1000), (b"\x48\x89\x06", 0x1000), (b"\x48\x89\x06", BASE64)):
+            self.patch(_LANDING + 8, code)  # mov rax, [rsi]; mov [rsi], rax
+            self._buffer[:] = clean
+            struct.pack_into("<Q", self._buffer, at_regs + 8 * 6, address)
+            self._restore(self._handle, self._context)
+            self._check(self._start(self._handle, BASE64 + _LANDING + 8, 0, 0, 0), "provoking a page fault")
+            faults.append(bytes(self._buffer))
+        error = find_series(faults, (0, 2, 3), 4, end, "the error code of a fault")
+        old = find_series([clean, *faults], (-1, 14, 14, 14), 4, end, "the pending exception")
+        self._at = ContextLayout(at_regs, at_rip, start, end, tuple(segments), error, old)
+        self._buffer[:] = clean
+        self._flags = 0x202
+
+    def _land(self, mode: int, cpl: int, stack32: bool, based: bool, slot: int = 8) -> bytes:
+        """The context after a real world switch to `mode` at `cpl`; `based` gives the data segments a non-zero base."""
+        base = 0x10 if based else 0
+        for number in range(6):
+            attr = 0xC0F3
+            if number == 1:
+                attr = {16: 0x809B, 32: 0xC09B, 64: 0xA09B}[mode] | cpl << 5
+            elif number == 2:
+                attr = 0x8093 | cpl << 5 | (0x4000 if stack32 else 0)
+            struct.pack_into(
+                "<Q", self.data, _GDT + 8 * (slot + number), descriptor(0 if number == 1 else base, 0xFFFFF, attr)
+            )
+        selectors = [slot + n << 3 | (cpl if n in (1, 2) else 3) for n in range(6)]
+        landing = (BASE64 if mode == 64 else BASE32) + _LANDING
+        struct.pack_into("<5Q", self.data, _STACK, landing, selectors[1], 0x202, 0x8000, selectors[2])
+        self._buffer[:] = self._kernel
+        regs = [0] * 16
+        regs[0], regs[1], regs[2], regs[3] = selectors[0], selectors[3], selectors[4], selectors[5]
+        regs[4] = BASE64 + CODE_SIZE + _STACK
+        _REGS.pack_into(self._buffer, self._at.regs, *regs)
+        self._restore(self._handle, self._context)
+        kept, self._handler = self._handler, _leave
+        self._check(self._start(self._handle, BASE64, 0, 0, 0), "entering the guest's privilege level")
+        self._handler = kept
+        self._save(self._handle, self._context)
+        return bytes(self._buffer)
+
+    # -- code and mappings -------------------------------------------------------------------------------------
+
+    def install(self, offset: int, code: bytes) -> None:
+        self.code[offset : offset + len(code)] = code
+
+    def patch(self, offset: int, code: bytes) -> None:
+        self.code[offset : offset + len(code)] = code
+        self.forget(offset, offset + len(code))
+
+    def forget(self, start: int, end: int) -> None:
+        for base in (BASE32, BASE64):
+            self._uc.ctl_remove_cache(base + start, base + end)
+
+    def map_pages(self, linear: int, gpas: list[int], writable: bool, user: bool) -> None:
+        if not self.tables.map(linear, gpas, writable, user):
+            self.unmap_all()
+            if not self.tables.map(linear, gpas, writable, user):
+                raise UnicornError(f"guest address {linear:#x} lies where the monitor keeps its code cache")
+
+    def unmap_page(self, linear: int) -> None:
+        if self.tables.unmap(linear):
+            self._tlb_stale = True
+
+    def unmap_all(self) -> None:
+        self.tables.clear()
+        self._tlb_stale = True
+
+    # -- registers ---------------------------------------------------------------------------------------------
+
+    def set_view(self, view: View) -> None:
+        if view == self._view:
+            return
+        self._view = view
+        self._base = self.layout.code_base[view.mode]
+        bases = view.bases
+        based = view.mode != 64 and bool(bases[0] or bases[2] or bases[3])
+        key = (view.mode, view.cpl, view.stack32, based)
+        at = self._at
+        image = self._views.get(key)
+        if image is None:
+            kept = bytes(self._buffer)
+            image = self._views[key] = self._land(*key)[at.mode : at.mode_end]
+            self._buffer[:] = kept
+        self._buffer[at.mode : at.mode_end] = image
+        for number, offset in enumerate(at.segments):
+            if number != 1:
+                struct.pack_into("<Q", self._buffer, offset + 8, bases[number])
+
+    def pull(self, regs: list[int]) -> int:
+        regs[:] = _REGS.unpack_from(self._buffer, self._at.regs)
+        if self._flags is not None:
+            return self._flags
+        self._lib.uc_reg_read(self._handle, ux.UC_X86_REG_EFLAGS, self._word_at)
+        return self._word.value & 0xFFFF_FFFF  # Unicorn writes four bytes
+
+    def push(self, regs: list[int], flags: int) -> None:
+        _REGS.pack_into(self._buffer, self._at.regs, *regs)
+        self._flags = flags & _FREE_FLAGS | _FORCED_FLAGS
+
+    # -- running -----------------------------------------------------------------------------------------------
+
+    def _load(self, pc: int) -> None:
+        """Make the machine go on at code-cache offset `pc` with the registers of the buffer."""
+        at = self._at
+        _WORD.pack_into(self._buffer, at.rip, self._base + pc)
+        # Unicorn keeps a delivered exception pending and would double-fault on the next one.
+        _INT.pack_into(self._buffer, at.old_exception, -1)
+        self._restore(self._handle, self._context)
+        if self._flags is not None:
+            self._word.value = self._flags
+            self._lib.uc_reg_write(self._handle, ux.UC_X86_REG_EFLAGS, self._word_at)
+            self._flags = None
+        if self._tlb_stale:
+            self._lib.uc_ctl(self._handle, ctypes.c_uint32(uco.UC_CTL_TLB_FLUSH | uco.UC_CTL_IO_WRITE << 30))
+            self._tlb_stale = False
+
+    def _capture(self) -> None:
+        """Bring the buffer up to date after the machine stopped."""
+        self._save(self._handle, self._context)
+        self._flags = None
+
+    def _settle(self) -> None:
+        """Fix the flags before the machine's lazily kept ones are lost."""
+        if self._flags is None:
+            self._lib.uc_reg_read(self._handle, ux.UC_X86_REG_EFLAGS, self._word_at)
+            self._flags = self._word.value & 0xFFFF_FFFF
+
+    def _dispatch(self, vector: int) -> int:
+        """Tell the handler of a trap; the offset to go on at, or -1."""
+        (rip,) = _WORD.unpack_from(self._buffer, self._at.rip)
+        trap = Trap(vector, rip - self._base)
+        if vector == LEAVE_VECTOR:
+            trap.vector = LEAVE
+        else:
+            (trap.error,) = _INT.unpack_from(self._buffer, self._at.error)
+            if vector == 14:
+                self._lib.uc_reg_read(self._handle, ux.UC_X86_REG_CR2, self._word_at)
+                trap.cr2 = self._word.value
+        return self._handler(trap)
+
+    def _on_interrupt(self, _engine: int, vector: int, _data: int) -> None:
+        # An exception must not cross the C frames between here and emu_start: keep it for run() to raise.
+        try:
+            self._capture()
+            self._pc = self._dispatch(vector)
+            if self._pc >= 0 and not self._stop:
+                self._load(self._pc)
+                return
+            self._settle()
+        except BaseException as error:
+            self._failure = error
+        self._lib.uc_emu_stop(self._handle)
+
+    def run(self, pc: int, on_trap: TrapHandler) -> int:
+        self._handler = on_trap
+        while not self._stop:
+            self._load(pc)
+            self._pc = _NO_TRAP
+            status = self._start(self._handle, self._base + pc, 0, 0, 0)
+            if self._failure is not None:
+                failure, self._failure = self._failure, None
+                raise failure
+            if status == uco.UC_ERR_INSN_INVALID:
+                self._capture()
+                self._settle()
+                self._pc = self._dispatch(6)
+            elif status:
+                self._check(status, f"running translated code at offset {pc:#x}")
+            if self._pc == _NO_TRAP:  # stop() was heard between two blocks
+                self._capture()
+                self._settle()
+                (rip,) = _WORD.unpack_from(self._buffer, self._at.rip)
+                pc = rip - self._base
+                break
+            if self._pc < 0:
+                self._stop = False
+                return -1
+            pc = self._pc
+        self._stop = False
+        return pc
+
+    def step(self, pc: int) -> int:
+        self._load(pc)
+        self._handler = _leave
+        self._pc = _NO_TRAP
+        self._uc.ctl_flush_tb()  # code already translated would run on without counting
+        self._check(self._start(self._handle, self._base + pc, 0, 0, 1), f"stepping at offset {pc:#x}")
+        self._uc.ctl_flush_tb()
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        if self._pc != _NO_TRAP:
+            return -1
+        self._capture()
+        self._settle()
+        (rip,) = _WORD.unpack_from(self._buffer, self._at.rip)
+        return int(rip) - self._base
+
+    def stop(self) -> None:
+        self._stop = True
+        self._lib.uc_emu_stop(self._handle)
+
+    def close(self) -> None:
+        self._lib.uc_context_free(self._context)
+        self._uc = None
+        self._anchors.clear()
+
+
+def _leave(_trap: Trap) -> int:
+    return -1

@@ -1,0 +1,1 @@
+"""The translator's machinery: discovery of blocks, the code cache and chaining."""

@@ -1,0 +1,280 @@
+"""The code cache: places translated blocks, finds them again, chains them, and drops them when their bytes change."""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from emu.backends.base import Backend
+from emu.dbt.block import Block
+from isa.x86.emit import TABLE_BYTES, TABLE_SLOTS, TABLES
+from isa.x86.rewrite import BlockMode, Site, SiteKind
+
+PAGE_SHIFT = 12
+
+
+@dataclass(slots=True)
+class CacheCounters:
+    """What happened in the cache since the start."""
+
+    blocks: int = 0
+    guest_instructions: int = 0
+    guest_bytes: int = 0
+    host_bytes: int = 0
+    links: int = 0
+    unlinks: int = 0
+    invalidated: int = 0
+    flushes: int = 0
+    sites: int = 0  # direct exits emitted
+
+
+class JumpTable:
+    """One mode's table from guest targets to host addresses, searched by translated code (`isa.x86.incache`)."""
+
+    def __init__(self, data: memoryview, offset: int) -> None:
+        self.offset = offset
+        self._tags = data[offset : offset + TABLE_SLOTS * 8].cast("Q")
+        self._hosts = data[offset + TABLE_SLOTS * 8 : offset + TABLE_BYTES].cast("Q")
+        self._filled: set[int] = set()
+        self._tags[0] = 1  # an empty slot holds 0, which would match the target 0
+
+    def put(self, pc: int, host: int, wide: bool) -> None:
+        slot = pc % TABLE_SLOTS
+        self._tags[slot] = -pc & (0xFFFFFFFFFFFFFFFF if wide else 0xFFFFFFFF)
+        self._hosts[slot] = host
+        self._filled.add(slot)
+
+    def drop(self, pc: int) -> None:
+        slot = pc % TABLE_SLOTS
+        if slot in self._filled:
+            self._tags[slot] = 0 if slot else 1
+            self._filled.discard(slot)
+
+    def clear(self) -> None:
+        for slot in self._filled:
+            self._tags[slot] = 0
+        self._tags[0] = 1
+        self._filled.clear()
+
+
+class CodeCache:
+    """Blocks by guest address and mode over a backend's code memory.
+
+    When the memory or the jump tables are used up everything is dropped at once, so the cache never grows.
+    `watch(page)` and `unwatch(page)` are called as guest-physical pages begin and cease to hold translated code.
+    """
+
+    def __init__(
+        self, backend: Backend, watch: Callable[[int], None], unwatch: Callable[[int], None], limit: int | None = None
+    ) -> None:
+        self._backend = backend
+        self._watch, self._unwatch = watch, unwatch
+        self._limit = min(limit or backend.layout.code_size, backend.layout.code_size)
+        self._next = backend.layout.code_start
+        self._blocks: dict[tuple[BlockMode, int, int], Block] = {}  # mode, linear, physical address of the first byte
+        self._order: list[int] = []  # start offsets of blocks, ascending, for finding a block by host pc
+        self._by_order: list[Block] = []
+        self._pages: dict[int, set[Block]] = {}
+        self._bytes: dict[int, bytearray] = {}  # page -> 1 for every byte some block was made from
+        self.sites: dict[int, tuple[Block, Site]] = {}
+        self._tables: dict[BlockMode, JumpTable] = {}
+        self.counters = CacheCounters()
+
+    # -- finding -----------------------------------------------------------------------------------------------
+
+    def find(self, mode: BlockMode, linear: int, physical: int) -> Block | None:
+        return self._blocks.get((mode, linear, physical))
+
+    def block_at(self, offset: int) -> Block | None:
+        """The block whose code holds cache offset `offset`, valid or not."""
+        at = bisect_right(self._order, offset) - 1
+        if at < 0:
+            return None
+        block = self._by_order[at]
+        return block if offset < block.code.end else None
+
+    def blocks(self) -> list[Block]:
+        """All valid blocks in order of translation."""
+        return [block for block in self._by_order if block.valid]
+
+    @property
+    def used(self) -> int:
+        """Bytes of code memory in use."""
+        return self._next - self._backend.layout.code_start
+
+    def room(self, size: int) -> bool:
+        return self._next + size <= self._limit
+
+    @property
+    def next_offset(self) -> int:
+        return self._next
+
+    # -- growing -----------------------------------------------------------------------------------------------
+
+    def table(self, mode: BlockMode) -> JumpTable | None:
+        """The jump table of a mode, made at first use; None where all are taken (flush, then ask again)."""
+        found = self._tables.get(mode)
+        if found is None:
+            offset = TABLES + len(self._tables) * TABLE_BYTES
+            if offset + TABLE_BYTES > self._backend.layout.data_size:
+                return None
+            found = self._tables[mode] = JumpTable(self._backend.data, offset)
+        return found
+
+    def add(self, blocks: list[Block], code: bytes) -> None:
+        """Install a run of blocks whose code was rewritten for `next_offset`."""
+        self._backend.install(self._next, code)
+        self._next += len(code)
+        for block in blocks:
+            self._blocks[block.mode, block.linear, block.spans[0][0]] = block
+            self._order.append(block.code.start)
+            self._by_order.append(block)
+            for behind, site in block.code.sites.items():
+                self.sites[behind] = (block, site)
+                self.counters.sites += site.kind is SiteKind.LINK
+            for start, end in block.spans:
+                page = start >> PAGE_SHIFT
+                holders = self._pages.get(page)
+                if holders is None:
+                    holders = self._pages[page] = set()
+                    self._bytes[page] = bytearray(1 << PAGE_SHIFT)
+                    self._watch(page)
+                holders.add(block)
+                self._bytes[page][start & 0xFFF : (end - 1 & 0xFFF) + 1] = b"\1" * (end - start)
+        counters = self.counters
+        counters.blocks += len(blocks)
+        counters.guest_instructions += sum(len(block.insns) for block in blocks)
+        counters.guest_bytes += sum(block.size for block in blocks)
+        counters.host_bytes += len(code)
+
+    # -- chaining ----------------------------------------------------------------------------------------------
+
+    def link(self, behind: int, target: Block, executed: bool = True) -> None:
+        """Make the direct exit identified by `behind` jump to `target`; `executed`: its block may have run already."""
+        _, site = self.sites[behind]
+        place = self._backend.patch if executed else self._backend.install
+        place(site.patch_at, struct.pack("<i", target.code.entry - (site.patch_at + 4)))
+        site.linked = target
+        target.incoming.add(behind)
+        self.counters.links += 1
+
+    def unlink(self, behind: int) -> None:
+        """Make a chained exit leave the cache again."""
+        block, site = self.sites[behind]
+        target = site.linked
+        if isinstance(target, Block):
+            target.incoming.discard(behind)
+            site.linked = None
+            if block.valid:
+                self._backend.patch(site.patch_at, struct.pack("<i", site.stub - (site.patch_at + 4)))
+            self.counters.unlinks += 1
+
+    def publish(self, block: Block) -> None:
+        """Let indirect jumps of the block's mode find it."""
+        table = self._tables.get(block.mode)
+        if table is not None and block.code.indirect_entry >= 0:
+            base = self._backend.layout.code_base[block.mode.mode]
+            table.put(block.pc, base + block.code.indirect_entry, block.mode.mode == 64)
+
+    def withdraw(self, block: Block) -> None:
+        """Take a block out of the reach of other blocks; it stays findable."""
+        for behind in list(block.incoming):
+            self.unlink(behind)
+        table = self._tables.get(block.mode)
+        if table is not None:
+            table.drop(block.pc)
+
+    # -- dropping ----------------------------------------------------------------------------------------------
+
+    def invalidate(self, block: Block) -> None:
+        """Drop one block whose bytes changed."""
+        if not block.valid:
+            return
+        self.withdraw(block)
+        for behind, site in block.code.sites.items():
+            if isinstance(site.linked, Block):
+                site.linked.incoming.discard(behind)
+                site.linked = None
+        block.valid = False
+        self._blocks.pop((block.mode, block.linear, block.spans[0][0]), None)
+        for start, _ in block.spans:
+            page = start >> PAGE_SHIFT
+            holders = self._pages.get(page)
+            if holders is not None:
+                holders.discard(block)
+                if not holders:
+                    del self._pages[page], self._bytes[page]
+                    self._unwatch(page)
+        self.counters.invalidated += 1
+
+    def written(self, physical: int, size: int) -> int:
+        """Guest memory changed: drop exactly the blocks that were made from these bytes; returns how many."""
+        dropped = 0
+        for page in range(physical >> PAGE_SHIFT, (physical + size - 1 >> PAGE_SHIFT) + 1):
+            used = self._bytes.get(page)
+            base = page << PAGE_SHIFT
+            if used is None or used.find(1, max(physical - base, 0), physical + size - base) < 0:
+                continue  # data that shares a page with code
+            for block in list(self._pages.get(page, ())):
+                if any(start < physical + size and physical < end for start, end in block.spans):
+                    self.invalidate(block)
+                    dropped += 1
+        return dropped
+
+    def flush(self) -> None:
+        """Drop everything."""
+        start = self._backend.layout.code_start
+        self._backend.forget(start, self._next)
+        self._next = start
+        for block in self._by_order:
+            block.valid = False
+        for page in self._pages:
+            self._unwatch(page)
+        for table in self._tables.values():
+            table.clear()
+        self._tables.clear()
+        self._blocks.clear()
+        self._order.clear()
+        self._by_order.clear()
+        self._pages.clear()
+        self._bytes.clear()
+        self.sites.clear()
+        self.counters.flushes += 1
+
+
+class Reach:
+    """Which blocks can be entered from another page without the dispatcher's check of their mapping.
+
+    Chained exits and jump tables assume that a linear address still means the same memory; after a change of guest
+    mappings exactly those blocks for which that is no longer so are withdrawn.
+    """
+
+    def __init__(self, cache: CodeCache) -> None:
+        self._cache = cache
+        self._pages: dict[tuple[int, bool], tuple[int, set[Block]]] = {}  # (linear page, user) -> physical page, blocks
+
+    def add(self, block: Block) -> None:
+        key = (block.linear >> PAGE_SHIFT, block.mode.user)
+        entry = self._pages.get(key)
+        if entry is None:
+            entry = self._pages[key] = (block.spans[0][0] >> PAGE_SHIFT, set())
+        entry[1].add(block)
+
+    def revalidate(self, lookup: Callable[[int, bool], int], linear: int | None = None) -> None:
+        """After a change of mappings: withdraw the blocks of pages that `lookup(linear, user)` now finds elsewhere.
+
+        `lookup` returns the physical page number, or -1 where nothing can be executed. `linear` limits it to one page.
+        """
+        keys = list(self._pages) if linear is None else [(linear >> PAGE_SHIFT, user) for user in (False, True)]
+        for key in keys:
+            entry = self._pages.get(key)
+            if entry is not None and lookup(key[0] << PAGE_SHIFT, key[1]) != entry[0]:
+                for block in entry[1]:
+                    if block.valid:
+                        self._cache.withdraw(block)
+                del self._pages[key]
+
+    def clear(self) -> None:
+        self._pages.clear()

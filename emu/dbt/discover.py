@@ -1,0 +1,67 @@
+"""Finds the guest instructions to translate: a straight run from one address, cut into basic blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from isa.base import Flow
+from isa.x86.decode import Decoder, Insn
+from isa.x86.rewrite import ends_block
+
+MAX_RUN = 96  # instructions of one run
+MAX_BLOCK = 48  # instructions of one block: the budget charges whole blocks
+PAGE = 0x1000
+
+
+@dataclass(slots=True)
+class Run:
+    """Instructions from `pc` on, cut at `starts` (indexes of the instructions that begin blocks, ascending)."""
+
+    insns: list[Insn]
+    pcs: list[int]
+    starts: list[int]
+
+
+def discover(decoder: Decoder, page: bytes, offset: int, pc: int, first: Callable[[], bytes]) -> Run:
+    """Decode a run that begins at `offset` in the code page `page`, whose offset in CS is `pc`.
+
+    The run goes on behind conditional branches, because both ways are likely to be needed, and ends at any other
+    transfer or at the end of the page. An instruction that reaches into the next page is only taken as the first one,
+    a block of its own; `first` then fetches its bytes and may raise the guest's page fault.
+    """
+    insns: list[Insn] = []
+    pcs: list[int] = []
+    cuts = {0}
+    targets: list[int] = []
+    length = 0
+    mode = decoder.mode
+    while len(insns) < MAX_RUN and offset < PAGE:
+        insn = decoder.decode(page[offset : offset + 15])
+        if insn is None or (insn.flow is Flow.INVALID and offset > PAGE - 15):
+            if insns:
+                break
+            whole = first()
+            insn = decoder.decode(whole.ljust(15, b"\0"))
+            assert insn is not None
+            insns.append(insn)
+            pcs.append(pc)
+            break
+        insns.append(insn)
+        pcs.append(pc)
+        offset += insn.size
+        length += 1
+        next_pc = pc + insn.size
+        if mode != 64:
+            next_pc &= 0xFFFFFFFF
+        if insn.flow in (Flow.BRANCH, Flow.JUMP):
+            targets.append(insn.target(pc))
+        pc = next_pc
+        if insn.flow is Flow.BRANCH or length >= MAX_BLOCK:
+            cuts.add(len(insns))
+            length = 0
+        elif ends_block(insn):
+            break
+    index_of = {at: n for n, at in enumerate(pcs)}
+    cuts.update(index_of[target] for target in targets if target in index_of)
+    return Run(insns, pcs, sorted(cut for cut in cuts if cut < len(insns)))

@@ -1,0 +1,98 @@
+"""Turns guest code at one address into installed, chained blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from emu.backends.base import Layout
+from emu.dbt.block import Block
+from emu.dbt.cache import CodeCache
+from emu.dbt.discover import MAX_RUN, discover
+from emu.memory import GuestMemory
+from isa.x86.decode import Decoder
+from isa.x86.emit import Target
+from isa.x86.rewrite import BlockMode, Rewriter, SiteKind
+
+_ROOM: Final = MAX_RUN * 160  # no guest instruction becomes more bytes than this, with its share of exits
+
+NextPage = Callable[[int, bool], tuple[int, bytes]]
+
+
+class Translator:
+    """Discovers, rewrites and installs runs of blocks."""
+
+    def __init__(self, memory: GuestMemory, cache: CodeCache, layout: Layout) -> None:
+        self._memory, self._cache, self._layout = memory, cache, layout
+        self._decoders = {mode: Decoder(mode) for mode in (16, 32, 64)}
+
+    def has_room(self) -> bool:
+        """False where the cache must be flushed before the next translation."""
+        return self._cache.room(_ROOM)
+
+    def translate(self, mode: BlockMode, pc: int, linear: int, physical: int, next_page: NextPage) -> Block:
+        """Translate the run at `pc` (linear and physical address `linear`, `physical`) and return its first block.
+
+        `next_page` gives physical address and bytes of a page that the first instruction reaches into; it may raise
+        the guest's page fault.
+        """
+        cache = self._cache
+        offset = self._memory.ram_offset(physical)
+        page = bytes(self._memory.ram[offset : offset + 0x1000])
+        second = -1
+
+        def first() -> bytes:
+            nonlocal second
+            second, rest = next_page((linear | 0xFFF) + 1, mode.user)
+            return page[physical & 0xFFF :] + rest
+
+        run = discover(self._decoders[mode.mode], page, physical & 0xFFF, pc, first)
+        rewriter = Rewriter(mode, Target(mode.mode, self._layout, mode.through_gs), cache.next_offset)
+        starts = self._new_starts(run.starts, run.pcs, mode, pc, linear, physical)
+        blocks: list[Block] = []
+        for number, start in enumerate(starts):
+            last = number + 1 == len(starts)
+            end = len(run.insns) if last else starts[number + 1]
+            if last and start != run.starts[-1]:
+                end = next(s for s in run.starts if s > start)
+            insns = run.insns[start:end]
+            code = rewriter.block(insns, run.pcs[start], number == 0, not last)
+            delta = run.pcs[start] - pc
+            size = sum(insn.size for insn in insns)
+            low = physical + delta
+            spans: tuple[tuple[int, int], ...] = ((low, low + size),)
+            if second >= 0:
+                edge = (physical | 0xFFF) + 1
+                spans = ((low, edge), (second, second + low + size - edge))
+            blocks.append(Block(mode, linear + delta, run.pcs[start], spans, insns, code))
+        cache.add(blocks, rewriter.finish())
+        self._chain(blocks, linear, physical)
+        return blocks[0]
+
+    def _new_starts(
+        self, starts: list[int], pcs: list[int], mode: BlockMode, pc: int, linear: int, physical: int
+    ) -> list[int]:
+        """The leading starts up to the first block that is translated already."""
+        out = [0]
+        for start in starts[1:]:
+            delta = pcs[start] - pc
+            if self._cache.find(mode, linear + delta, physical + delta) is not None:
+                break
+            out.append(start)
+        return out
+
+    def _chain(self, blocks: list[Block], linear: int, physical: int) -> None:
+        """Chain the new blocks' direct exits to blocks of the same page, before they ever run."""
+        page, wide = linear >> 12, blocks[0].mode.mode == 64
+        base = linear - blocks[0].pc
+        for block in blocks:
+            for behind, site in block.code.sites.items():
+                if site.kind is not SiteKind.LINK:
+                    continue
+                target = site.target + base & (0xFFFFFFFFFFFFFFFF if wide else 0xFFFFFFFF)
+                if target >> 12 != page:
+                    continue
+                found = self._cache.find(block.mode, target, physical & -0x1000 | target & 0xFFF)
+                if found is not None and len(found.spans) == 1:
+                    self._cache.link(behind, found, executed=False)
+

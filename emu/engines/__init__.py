@@ -1,0 +1,1 @@
+"""Engines make the guest progress until something needs the monitor."""

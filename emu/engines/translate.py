@@ -1,0 +1,452 @@
+"""The engine that runs guest code by binary translation: dispatch, exits from the cache, and precise state.
+
+While translated code runs, the backend holds the general registers and flags; every exit that needs the interpreter
+pulls them into the `Cpu` first and pushes them back after. Host positions map to guest instructions through each
+block's pieces, so the guest's state is exact at every exit.
+"""
+
+from __future__ import annotations
+
+import time
+
+from emu.backends.base import LEAVE, Backend, Trap, View
+from emu.dbt.block import Block
+from emu.dbt.cache import CodeCache, Reach
+from emu.dbt.translator import Translator
+from emu.engines.base import EngineCounters
+from emu.exits import Budget, Exit, Fault, Halt
+from emu.memory import GuestMemory
+from emu.mmu import ShadowMmu
+from isa.base import Access, GuestFault
+from isa.x86 import paging
+from isa.x86.cpu import Cpu
+from isa.x86.emit import BUDGET, PENDING, SPILL, VIRTUAL_IF
+from isa.x86.interp import Interpreter
+from isa.x86.rewrite import BlockMode, Site, SiteKind, ends_block, is_vector
+from isa.x86.state import AC, ARITH, DF, DS, ES, FS, GS, ID, IF, NT, PAGE_FAULT, SS, TF
+from isa.x86.views import Modes
+
+_MACHINE_FLAGS = ARITH | DF | NT | AC | ID  # live in the backend's flags register while translated code runs
+_MAX_BUDGET = (1 << 23) - 1  # what the budget test of translated code can tell from an overdrawn one
+_STRAY_STEPS = 64  # instructions interpreted at once where code cannot be translated
+_M32 = 0xFFFFFFFF
+
+
+def _view(cpu: Cpu, mode: BlockMode) -> View:
+    """How the machine must show segments and privilege: guest CPL 0 to 2 runs at CPL 1 (ring compression)."""
+    segs = cpu.segs
+    level = 3 if mode.user else 1
+    if mode.mode == 64:
+        return View(64, level, True, (0, 0, 0, 0, segs[FS].base, segs[GS].base))
+    gs = 0 if mode.through_gs else segs[GS].base
+    bases = (segs[ES].base, 0, segs[SS].base, segs[DS].base, segs[FS].base, gs)
+    return View(mode.mode, level, mode.stack32, bases)
+
+
+class TranslateEngine:
+    """See `emu.engines.base.Engine`. With `exact`, `run(limit)` stops after exactly `limit` instructions."""
+
+    name = "translate"
+
+    def __init__(
+        self, cpu: Cpu, memory: GuestMemory, backend: Backend, *, exact: bool = False, cache_limit: int | None = None
+    ) -> None:
+        self._cpu, self._memory, self._backend = cpu, memory, backend
+        self._exact = exact
+        self._interpreter = Interpreter(cpu)
+        self._mmu = ShadowMmu(cpu, memory, backend)
+        memory.on_watch_change.append(cpu.page_watched)
+        memory.on_watched_write = self._written
+        self.cache = CodeCache(backend, memory.watch, memory.unwatch, cache_limit)
+        self._reach = Reach(self.cache)
+        self._modes = Modes(exact)
+        self._translator = Translator(memory, self.cache, backend.layout)
+        self._leave_size = len(backend.layout.leave)
+        self._code_pages: dict[tuple[int, bool], int] = {}  # (linear page, user) -> physical page
+        self._mode = self._modes.mode(cpu)
+        self._words = backend.data[:0x1000].cast("I")
+        self._charged = 0  # instructions retired, counting blocks being executed as a whole
+        self._seen = 0  # the budget at the last harvest
+        self._exit: Exit | None = None
+        self._deferred: tuple[Block, int, int] | None = None  # a vector instruction to emulate outside the handler
+        self._interrupted = False
+        self._stale: list[int | None] = []  # mappings the guest flushed since the last dispatch
+        self._counters = EngineCounters()
+
+    # -- the seam ----------------------------------------------------------------------------------------------
+
+    def run(self, limit: int) -> Exit:
+        cpu = self._cpu
+        end = cpu.retired + limit
+        while cpu.retired < end and not self._interrupted and not cpu.stop_requested:
+            if cpu.system_flags & TF or cpu.shadow:
+                out = self.step()
+            else:
+                out = self._run_cache(min(end - cpu.retired, _MAX_BUDGET))
+            if out is not None and not isinstance(out, Budget):
+                return out
+        self._interrupted = False
+        return Budget()
+
+    def step(self) -> Exit | None:
+        cpu = self._cpu
+        try:
+            self._interpreter.step()
+        except GuestFault as fault:
+            return self._fault_exit(fault)
+        self._counters.emulated += 1
+        return Halt(bool(cpu.system_flags & IF)) if cpu.halted else None
+
+    def interrupt(self) -> None:
+        self._interrupted = True
+        self._backend.stop()
+
+    def set_pending(self, pending: bool) -> None:
+        self._words[PENDING >> 2] = int(pending)
+
+    def mapping_changed(self, linear: int | None) -> None:
+        self._stale.append(linear)
+
+    def blocks(self) -> list[Block]:
+        return self.cache.blocks()
+
+    def close(self) -> None:
+        self._backend.close()
+
+    def counters(self) -> EngineCounters:
+        counters, cache = self._counters, self.cache.counters
+        counters.blocks, counters.links, counters.direct_exits = cache.blocks, cache.links, cache.sites
+        counters.translated_instructions, counters.guest_bytes = cache.guest_instructions, cache.guest_bytes
+        counters.host_bytes, counters.invalidated, counters.flushes = cache.host_bytes, cache.invalidated, cache.flushes
+        return counters
+
+    # -- entering and leaving the cache ------------------------------------------------------------------------
+
+    def _run_cache(self, limit: int) -> Exit | None:
+        """Run translated code from `cpu.rip`; None where nothing needs the monitor."""
+        cpu, backend = self._cpu, self._backend
+        self._exit = None
+        try:
+            pc = self._dispatch()
+        except GuestFault as fault:
+            return self._fault_exit(fault)
+        if pc < 0:
+            return self._stray()
+        self._words[BUDGET >> 2] = limit & _M32
+        self._charged, self._seen = cpu.retired, limit
+        self._push()
+        while True:
+            pc = backend.run(pc, self._trap)
+            if pc >= 0:  # somebody asked for a stop
+                pc = self._stopped(pc)
+                if pc < 0:
+                    break
+            elif self._deferred is not None:
+                block, index, behind = self._deferred
+                self._deferred = None
+                pc = self._emulate(block, index, behind)
+                if pc < 0:
+                    break
+            else:
+                break
+        return self._exit
+
+    def _stray(self) -> Exit | None:
+        """Interpret where translation is impossible: code outside RAM."""
+        for _ in range(_STRAY_STEPS):
+            out = self.step()
+            if out is not None:
+                return out
+            if self._cpu.stop_requested:
+                break
+        return None
+
+    def _push(self) -> None:
+        cpu = self._cpu
+        flags = cpu.rflags
+        self._words[VIRTUAL_IF >> 2] = flags & IF
+        self._backend.push(cpu.regs, flags)
+
+    def _pull(self, block: Block, index: int, host: int) -> None:
+        """Bring the `Cpu` up to the start of instruction `index` of `block`, the machine being at cache offset `host`."""
+        cpu, words = self._cpu, self._words
+        machine = self._backend.pull(cpu.regs)
+        piece = block.code.pieces[index]
+        for start, end, spilled in piece.spilled:
+            if start <= host < end:
+                for reg, slot in spilled.items():
+                    at = SPILL[slot] >> 2
+                    cpu.regs[reg] = words[at] | (words[at + 1] << 32 if block.mode.mode == 64 else 0)
+        cpu.rflags = machine & _MACHINE_FLAGS | words[VIRTUAL_IF >> 2] | cpu.system_flags & ~(_MACHINE_FLAGS | IF)
+        cpu.rip = piece.guest_pc
+        self._account(block, index)
+
+    def _harvest(self) -> int:
+        """Guest instructions that blocks were charged for since `run` began, plus what retired before."""
+        left = self._words[BUDGET >> 2]
+        delta = self._seen - left & _M32
+        self._charged += delta - (1 << 32) if delta >> 31 else delta
+        self._seen = left
+        return self._charged
+
+    def _account(self, block: Block, completed: int) -> None:
+        """Make `cpu.retired` exact, `completed` instructions of `block` having retired."""
+        charged = len(block.insns) if completed >= block.code.counted_at else 0
+        self._cpu.retired = self._harvest() + completed - charged
+
+    def _settle(self, block: Block, completed: int) -> None:
+        """The block is left after `completed` instructions: give back what it was charged for the others."""
+        charged = len(block.insns) if completed >= block.code.counted_at else 0
+        at = BUDGET >> 2
+        self._words[at] = self._words[at] + charged - completed & _M32
+
+    def _fault_exit(self, fault: GuestFault) -> Fault:
+        self._counters.exits[f"exception {fault.vector}"] += 1
+        return Fault(fault.vector, fault.error, fault.cr2, self._cpu.rip, fault.note)
+
+    def _finish(self, out: Exit | None) -> int:
+        """Leave the cache with `out`, the `Cpu` holding the state."""
+        self._exit = out
+        return -1
+
+    # -- traps -------------------------------------------------------------------------------------------------
+
+    def _trap(self, trap: Trap) -> int:
+        if trap.vector == LEAVE:
+            block, site = self.cache.sites[trap.pc]
+            match site.kind:
+                case SiteKind.LINK:
+                    return self._follow(block, site, trap.pc)
+                case SiteKind.CALLOUT:
+                    return self._callout(block, site.index, trap.pc)
+                case SiteKind.INDIRECT:
+                    return self._indirect(block, site.index, trap.pc)
+                case SiteKind.BUDGET:
+                    return self._overdrawn(block, site.index, trap.pc)
+        block_hit = self.cache.block_at(trap.pc)
+        if block_hit is None:
+            raise RuntimeError(f"trap {trap.vector} at cache offset {trap.pc:#x}, where no block lies")
+        index = block_hit.piece_at(trap.pc)
+        if trap.vector == PAGE_FAULT:
+            linear = trap.cr2 if block_hit.mode.mode == 64 else trap.cr2 & _M32
+            try:
+                if self._mmu.resolve(linear, bool(trap.error & 2), block_hit.mode.user):
+                    self._counters.exits["hidden page fault"] += 1
+                    return trap.pc
+            except GuestFault:
+                pass  # the interpreter raises it again, with the state in place
+        self._pull(block_hit, index, trap.pc)
+        self._counters.exits["memory" if trap.vector == PAGE_FAULT else f"trap {trap.vector}"] += 1
+        pieces = block_hit.code.pieces
+        behind = pieces[index + 1].start if index + 1 < len(pieces) else -1
+        if is_vector(pieces[index].insn):
+            self._deferred = (block_hit, index, behind)
+            return -1
+        return self._emulate(block_hit, index, behind)
+
+    def _callout(self, block: Block, index: int, behind: int) -> int:
+        self._pull(block, index, behind - self._leave_size)
+        piece = block.code.pieces[index]
+        self._counters.exits[piece.reason] += 1
+        if is_vector(piece.insn):
+            self._deferred = (block, index, behind)
+            return -1
+        return self._emulate(block, index, behind)
+
+    def _emulate(self, block: Block, index: int, behind: int) -> int:
+        """Execute instruction `index` of `block` by the interpreter and go on: at cache offset `behind` if possible."""
+        cpu = self._cpu
+        insn = block.code.pieces[index].insn
+        start = cpu.rip
+        try:
+            self._interpreter.step()
+        except GuestFault as fault:
+            if cpu.rip == start:
+                self._account(block, index)
+                self._settle(block, index)
+                return self._finish(self._fault_exit(fault))
+            self._settle(block, index + 1)  # a single-step trap, behind the instruction
+            return self._finish(self._fault_exit(fault))
+        self._counters.emulated += 1
+        straight = cpu.rip == (start + insn.size & (-1 if block.mode.mode == 64 else _M32))
+        if cpu.halted:
+            self._settle(block, index + 1)
+            return self._finish(Halt(bool(cpu.system_flags & IF)))
+        waiting = self._words[PENDING >> 2] and cpu.system_flags & IF
+        if cpu.stop_requested or self._interrupted or waiting:
+            self._settle(block, index + 1)
+            return self._finish(Budget())
+        cpu.shadow = False  # no interrupt can arrive before the next instruction has run
+        if straight and behind >= 0 and block.valid and not self._stale and not ends_block(insn):
+            self._push()
+            return behind
+        self._settle(block, index + 1)
+        return self._go_on()
+
+    def _go_on(self) -> int:
+        """Dispatch to `cpu.rip` with the state in the `Cpu`; leaves the cache where that is not possible."""
+        cpu = self._cpu
+        if cpu.system_flags & TF:
+            return self._finish(Budget())
+        try:
+            pc = self._dispatch()
+        except GuestFault as fault:
+            return self._finish(self._fault_exit(fault))
+        if pc < 0:
+            return self._finish(Budget())
+        self._push()
+        return pc
+
+    def _follow(self, block: Block, site: Site, behind: int) -> int:
+        """A direct branch left the cache because it is not chained: find its target, chain, go on there."""
+        cpu = self._cpu
+        self._counters.dispatches += 1
+        self._counters.exits["link"] += 1
+        if cpu.stop_requested or self._interrupted:
+            return self._leave_at(block, site.target)
+        flushes = self.cache.counters.flushes
+        try:
+            target = self._block_at(site.target)
+        except GuestFault as fault:
+            self._leave_at(block, site.target)
+            return self._finish(self._fault_exit(fault))
+        if target is None:
+            return self._leave_at(block, site.target)
+        if block.valid and self.cache.counters.flushes == flushes:
+            if target.linear >> 12 != block.linear >> 12:
+                self._reach.add(target)
+            self.cache.link(behind, target)
+        return target.code.entry
+
+    def _leave_at(self, block: Block, pc: int) -> int:
+        """Leave the cache behind `block`, which is complete, with the guest at `pc`."""
+        last = len(block.insns) - 1
+        self._pull(block, last, -1)
+        self._account(block, last + 1)
+        self._cpu.rip = pc
+        return self._finish(Budget())
+
+    def _indirect(self, block: Block, index: int, behind: int) -> int:
+        """A jump table had no entry: execute the transfer, then fill the table for the next time."""
+        self._pull(block, index, behind - self._leave_size)
+        self._counters.exits["indirect"] += 1
+        self._counters.dispatches += 1
+        pc = self._emulate(block, index, -1)
+        if pc >= 0:
+            target = self.cache.block_at(pc)
+            if target is not None and self.cache.table(target.mode) is not None:
+                self._reach.add(target)
+                self.cache.publish(target)
+        return pc
+
+    def _overdrawn(self, block: Block, index: int, behind: int) -> int:
+        """The budget does not cover this block: interpret what is left of it."""
+        self._pull(block, index, behind - self._leave_size)
+        self._settle(block, index)
+        left = self._words[BUDGET >> 2]
+        for _ in range(left):
+            out = self.step()
+            if out is not None:
+                return self._finish(out)
+            if self._cpu.stop_requested:
+                break
+        return self._finish(Budget())
+
+    def _stopped(self, pc: int) -> int:
+        """The machine stopped at cache offset `pc`; goes on (offset) until it is at a guest instruction's start, or -1."""
+        exit_site = self.cache.sites.get(pc + self._leave_size)
+        if exit_site is not None and exit_site[1].kind is SiteKind.LINK and exit_site[1].stub == pc:
+            return self._leave_at(exit_site[0], exit_site[1].target)
+        block = self.cache.block_at(pc)
+        if block is None:
+            return pc
+        index = block.piece_at(pc)
+        piece = block.code.pieces[index]
+        if pc != piece.start and not (index == 0 and pc == block.code.entry):
+            return pc  # in the middle of an emulated sequence: the next stop finds a better place
+        self._pull(block, index, pc)
+        cpu = self._cpu
+        cpu.retired = self._harvest() + index - (len(block.insns) if index > block.code.counted_at else 0)
+        cpu.shadow = index > 0 and block.code.pieces[index - 1].reason == "sti"
+        return self._finish(Budget())
+
+    # -- finding and making blocks -----------------------------------------------------------------------------
+
+    def _dispatch(self) -> int:
+        """Cache offset of the block at `cpu.rip` in the present mode, which becomes the machine's view; -1: none."""
+        cpu = self._cpu
+        if self._stale:
+            self._apply_stale()
+        self._mode = self._modes.mode(cpu)
+        self._counters.dispatches += 1
+        block = self._block_at(cpu.rip)
+        self._backend.set_view(_view(cpu, self._mode))
+        return -1 if block is None else block.code.entry
+
+    def _apply_stale(self) -> None:
+        stale, self._stale = self._stale, []
+        for linear in [None] if None in stale else stale:
+            self._mmu.forget(linear)
+            if linear is None:
+                self._code_pages.clear()
+            else:
+                for user in (False, True):
+                    self._code_pages.pop((linear >> 12, user), None)
+            self._reach.revalidate(self._code_page, linear)
+
+    def _code_page(self, linear: int, user: bool) -> int:
+        """Physical page number of executable code at `linear`, or -1; changes nothing in the guest."""
+        mapping = paging.probe(self._cpu, linear)
+        if mapping is None or not mapping.executable or (user and not mapping.user):
+            return -1
+        return mapping.gpa >> 12
+
+    def _block_at(self, pc: int) -> Block | None:
+        """The block at offset `pc` of CS, translated if need be; None where it must be interpreted.
+
+        Raises the GuestFault of fetching it.
+        """
+        mode = self._mode
+        linear = pc if mode.mode == 64 else mode.cs_base + pc & _M32
+        key = (linear >> 12, mode.user)
+        page = self._code_pages.get(key)
+        if page is None:
+            gpa = paging.translate(self._cpu, linear, Access.EXECUTE, mode.user).gpa
+            if self._memory.ram_offset(gpa) < 0:
+                return None
+            page = self._code_pages[key] = gpa >> 12
+        physical = page << 12 | linear & 0xFFF
+        block = self.cache.find(mode, linear, physical)
+        if block is not None and len(block.spans) > 1 and not self._second_page_same(block):
+            self.cache.invalidate(block)
+            block = None
+        if block is None:
+            started = time.perf_counter()
+            if not self._translator.has_room():
+                self._flush()
+            block = self._translator.translate(mode, pc, linear, physical, self._rest_of_insn)
+            if self.cache.table(mode) is None:
+                self._flush()
+                block = self._translator.translate(mode, pc, linear, physical, self._rest_of_insn)
+            self._counters.translation_seconds += time.perf_counter() - started
+        return block
+
+    def _second_page_same(self, block: Block) -> bool:
+        linear = (block.linear | 0xFFF) + 1
+        gpa = paging.translate(self._cpu, linear, Access.EXECUTE, block.mode.user).gpa
+        return gpa == block.spans[1][0]
+
+    def _rest_of_insn(self, linear: int, mode_user: bool) -> tuple[int, bytes]:
+        """Physical address and bytes of the page behind `linear`, for an instruction that reaches into it."""
+        gpa = paging.translate(self._cpu, linear, Access.EXECUTE, mode_user).gpa
+        if self._memory.ram_offset(gpa) < 0:
+            return gpa, self._memory.read(gpa, 8).to_bytes(8, "little") + self._memory.read(gpa + 8, 8).to_bytes(8, "little")
+        return gpa, self._memory.read_bytes(gpa, 16)
+
+    def _flush(self) -> None:
+        self.cache.flush()
+        self._reach.clear()
+
+    def _written(self, gpa: int, size: int) -> None:
+        dropped = self.cache.written(gpa, size)
+        self._counters.exits["code write"] += 1 if dropped else 0

@@ -1,0 +1,263 @@
+"""The exit loop: runs the engine, answers its exits, delivers interrupts and faults, and keeps guest time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from emu.bus import Bus
+from emu.clock import Clock, InstructionTime
+from emu.engines.base import Engine
+from emu.exits import Budget, Ending, EndReason, Exit, Fault, Halt, Shutdown
+from emu.preempt import Preempter
+from isa.base import GuestFault, Unimplemented
+from isa.x86 import interrupts
+from isa.x86.cpu import Cpu
+from isa.x86.state import IF
+
+EXCEPTION_NAMES = {
+    0: "#DE", 1: "#DB", 2: "NMI", 3: "#BP", 4: "#OF", 5: "#BR", 6: "#UD", 7: "#NM", 8: "#DF", 10: "#TS", 11: "#NP",
+    12: "#SS", 13: "#GP", 14: "#PF", 16: "#MF", 17: "#AC", 18: "#MC", 19: "#XM",
+}  # fmt: skip
+
+_UNLIMITED = 1 << 62
+_LOOK_NS = 1_000_000_000  # a running guest is interrupted at least this often: counters in the cache have 32 bits
+_IDLE_NS = 50_000_000  # longest sleep of a halted guest before the monitor looks around
+
+
+class Ports:
+    """What the CPU asks of the board while one instruction executes (`isa.base.Outside`); counts the exits."""
+
+    def __init__(self, bus: Bus) -> None:
+        self.bus = bus
+        self.exits: Counter[str] = Counter()
+        self.clock: Clock | None = None
+        self.engine: Engine | None = None
+
+    def port_in(self, port: int, size: int) -> int:
+        self.exits["port read"] += 1
+        return self.bus.read(port, size)
+
+    def port_out(self, port: int, size: int, value: int) -> None:
+        self.exits["port write"] += 1
+        self.bus.write(port, size, value)
+
+    def timestamp(self) -> int:
+        """One tick a nanosecond of guest time: CPUID tells the guest 1 GHz."""
+        return self.clock.now() if self.clock is not None else 0
+
+    def mapping_changed(self, linear: int | None) -> None:
+        if self.engine is not None:
+            self.engine.mapping_changed(linear)
+
+    def apic_base_changed(self, value: int) -> None:
+        """No local APIC on this board yet: the base is only stored."""
+
+
+class Monitor:
+    """Runs one vCPU until the run ends.
+
+    `pending` tells whether the interrupt controller has an interrupt for the CPU, `acknowledge` takes its vector.
+    `name_of` renders a guest address with its symbol for messages.
+    """
+
+    def __init__(
+        self,
+        cpu: Cpu,
+        engine: Engine,
+        clock: Clock,
+        pending: Callable[[], bool],
+        acknowledge: Callable[[], int],
+        name_of: Callable[[int], str],
+    ) -> None:
+        self._cpu, self._engine, self._clock = cpu, engine, clock
+        self._pending, self._acknowledge, self._name_of = pending, acknowledge, name_of
+        self._ending: Ending | None = None
+        self._wake = threading.Event()
+        self._lock = threading.Lock()
+        self._work: list[Callable[[], None]] = []  # asked for by other threads, done between two runs of the engine
+        self.exits: Counter[str] = Counter()
+        self.interrupts = 0
+
+    # -- called by devices and other threads -------------------------------------------------------------------
+
+    def end(self, ending: Ending) -> None:
+        """End the run; the first ending given counts. Callable from any thread."""
+        if self._ending is None:
+            self._ending = ending
+        self.attend()
+
+    def attend(self) -> None:
+        """Something changed that the loop must look at before the guest goes on. Callable from any thread."""
+        self._cpu.stop_requested = True
+        self._wake.set()
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """Have `work` done by the monitor's own thread soon. Callable from any thread."""
+        with self._lock:
+            self._work.append(work)
+        self.attend()
+        self._engine.interrupt()
+
+    def interrupt_line(self, level: bool) -> None:
+        """The interrupt controller's output changed."""
+        self._engine.set_pending(level)
+        if level:
+            self.attend()
+
+    # -- the loop ----------------------------------------------------------------------------------------------
+
+    def run(self, timeout: float | None, max_instructions: int | None) -> Ending:
+        """Run until something ends the guest; `timeout` in seconds of host time."""
+        deadline = None if timeout is None else time.monotonic_ns() + int(timeout * 1e9)
+        end = _UNLIMITED if max_instructions is None else max_instructions
+        preempter = Preempter(self._engine.interrupt)
+        try:
+            return self._loop(preempter, deadline, end)
+        except KeyboardInterrupt:
+            return Ending(EndReason.INTERRUPTED, 130, "interrupted")
+        except Unimplemented as what:
+            return Ending(EndReason.NOT_IMPLEMENTED, 12, f"not implemented: {what} (at {self._name_of(self._cpu.rip)})")
+        finally:
+            preempter.close()
+
+    def _loop(self, preempter: Preempter, deadline: int | None, end: int) -> Ending:
+        cpu, engine, clock = self._cpu, self._engine, self._clock
+        while True:
+            cpu.stop_requested = False
+            self._wake.clear()
+            self._do_work()
+            clock.fire_due()
+            if self._ending is not None:
+                return self._ending
+            if deadline is not None and time.monotonic_ns() >= deadline:
+                return Ending(EndReason.TIMEOUT, 124, f"time-out; the guest was at {self._name_of(cpu.rip)}")
+            if cpu.retired >= end:
+                return Ending(EndReason.INSTRUCTIONS, 124, f"{cpu.retired} instructions executed")
+            out: Exit | None
+            if self._pending() and cpu.system_flags & IF:
+                if not cpu.shadow:
+                    self._deliver_interrupt()
+                    if self._ending is not None:
+                        return self._ending
+                    out = None
+                else:
+                    out = engine.step()
+            elif cpu.halted:
+                out = Halt(bool(cpu.system_flags & IF))
+            else:
+                limit = self._limit(end - cpu.retired)
+                preempter.arm(self._host_delay(deadline))
+                try:
+                    out = engine.run(limit)
+                finally:
+                    preempter.disarm()
+            ending = self._answer(out, deadline)
+            if ending is not None:
+                return ending
+
+    def _answer(self, out: Exit | None, deadline: int | None) -> Ending | None:
+        """The one place where an engine's exits are told apart."""
+        match out:
+            case None | Budget():
+                return None
+            case Fault():
+                self.exits[f"exception {EXCEPTION_NAMES.get(out.vector, out.vector)}"] += 1
+                return self._deliver_fault(GuestFault(out.vector, out.error, out.cr2, out.note), out.pc)
+            case Halt(interruptible):
+                self.exits["hlt"] += 1
+                if not interruptible and not self._pending_work():
+                    where = self._name_of(self._cpu.rip)
+                    return Ending(EndReason.HALTED, 8, f"halted with interrupts off before {where}")
+                return self._idle(deadline)
+            case Shutdown():
+                return Ending(EndReason.TRIPLE_FAULT, 6, out.why)
+            case _:
+                raise RuntimeError(f"engine {self._engine.name} returned {out!r}")
+
+    def _pending_work(self) -> bool:
+        return self._ending is not None or bool(self._work)
+
+    def _do_work(self) -> None:
+        if self._work:
+            with self._lock:
+                work, self._work = self._work, []
+            for item in work:
+                item()
+
+    # -- time --------------------------------------------------------------------------------------------------
+
+    def _limit(self, left: int) -> int:
+        """Instructions until something is due: exact where time is counted in instructions."""
+        source = self._clock.source
+        alarm = self._clock.next_alarm()
+        if isinstance(source, InstructionTime) and alarm is not None:
+            ns = max(alarm - source.now(), 1)
+            return min(left, -(-ns // source.ns_per_instruction))
+        return left
+
+    def _host_delay(self, deadline: int | None) -> int:
+        """Nanoseconds of host time after which the engine must be interrupted."""
+        delays = [_LOOK_NS]
+        if deadline is not None:
+            delays.append(deadline - time.monotonic_ns())
+        alarm = self._clock.next_alarm()
+        if alarm is not None and not isinstance(self._clock.source, InstructionTime):
+            delays.append(alarm - self._clock.now())
+        return min(delays)
+
+    def _idle(self, deadline: int | None) -> Ending | None:
+        """The CPU is halted with interrupts on: let time pass until the next alarm or outside event."""
+        if self._pending():
+            return None
+        clock = self._clock
+        alarm = clock.next_alarm()
+        if isinstance(clock.source, InstructionTime):
+            if alarm is None:
+                return Ending(EndReason.HALTED, 8, f"halted before {self._name_of(self._cpu.rip)}: nothing can wake it")
+            clock.source.skip(max(alarm - clock.now(), 0))
+            return None
+        delay = self._host_delay(deadline)
+        self._wake.wait(max(min(delay, _IDLE_NS), 0) / 1e9)
+        return None
+
+    # -- events ------------------------------------------------------------------------------------------------
+
+    def _deliver_interrupt(self) -> None:
+        vector = self._acknowledge()
+        self.interrupts += 1
+        self.exits["interrupt"] += 1
+        self._cpu.halted = False
+        try:
+            interrupts.deliver(self._cpu, vector, None, interrupts.Event.HARDWARE)
+        except GuestFault as fault:
+            ending = self._deliver_fault(fault, self._cpu.rip)
+            if ending is not None:
+                self.end(ending)
+
+    def _deliver_fault(self, fault: GuestFault, pc: int) -> Ending | None:
+        chain = interrupts.deliver_exception(self._cpu, fault)
+        if chain is None:
+            return None
+        shutdown = Shutdown(tuple(Fault(f.vector, f.error, f.cr2, pc, f.note) for f in chain), "")
+        return Ending(EndReason.TRIPLE_FAULT, 6, explain(shutdown, self._name_of))
+
+
+def explain(shutdown: Shutdown, name_of: Callable[[int], str]) -> str:
+    """The chain of faults behind a triple fault, one a line, and what made each delivery fail."""
+    lines = ["triple fault: the CPU shut down"]
+    for number, fault in enumerate(shutdown.chain):
+        name = EXCEPTION_NAMES.get(fault.vector, f"vector {fault.vector}")
+        text = f"  {name}"
+        if fault.error is not None:
+            text += f" error code {fault.error:#x}"
+        if fault.cr2 is not None:
+            text += f" CR2 {fault.cr2:#x}"
+        if number == 0:
+            text += f" at {name_of(fault.pc)}"
+        if fault.note:
+            text += f": {fault.note}"
+        lines.append(text)
+    return "\n".join(lines)

@@ -1,0 +1,50 @@
+"""Interrupts a running engine after a given time, from one long-lived thread."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+_REPEAT = 0.001  # seconds between two attempts: one made just before the engine starts is lost
+
+
+class Preempter:
+    """Calls `interrupt` once an armed delay has passed, and again every millisecond until disarmed."""
+
+    def __init__(self, interrupt: Callable[[], None]) -> None:
+        self._interrupt = interrupt
+        self._when: float | None = None
+        self._closed = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._watch, name="vemu-preempter", daemon=True)
+        self._thread.start()
+
+    def arm(self, delay_ns: int | None) -> None:
+        """Interrupt after `delay_ns` nanoseconds from now; None: never."""
+        with self._changed:
+            self._when = None if delay_ns is None else time.monotonic() + max(delay_ns, 0) / 1e9
+            self._changed.notify()
+
+    def disarm(self) -> None:
+        with self._changed:
+            self._when = None
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        with self._changed:
+            while not self._closed:
+                if self._when is None:
+                    self._changed.wait()
+                    continue
+                left = self._when - time.monotonic()
+                if left > 0:
+                    self._changed.wait(left)
+                    continue
+                self._interrupt()
+                self._changed.wait(_REPEAT)

@@ -1,0 +1,1 @@
+"""Facts about guest instruction sets, independent of any monitor."""

@@ -1,0 +1,1 @@
+"""The x86 instruction set: state, decoding, semantics, paging and interrupts."""

@@ -1,0 +1,169 @@
+"""Encodes the few x86 instructions the translator adds to guest code, for each of the three modes.
+
+Monitor data is reached without the guest's help: RIP-relative in 64-bit code, by absolute 32-bit address elsewhere,
+through DS where the guest's DS is flat and else through a GS that the monitor took over. Nothing here touches the
+flags unless its name says so. Every encoding is compared with keystone's by a test (`tests/isa/x86/test_emit.py`).
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+# Offsets in the monitor's data.
+SPILL: Final = (0x00, 0x08, 0x10)  # three spill slots
+BUDGET: Final = 0x20  # instructions left, counted down by every block; 32 bits
+PENDING: Final = 0x24  # non-zero while an interrupt waits for the guest's IF
+VIRTUAL_IF: Final = 0x28  # the guest's IF, as the flag's bit: 0 or 0x200
+TABLES: Final = 0x1000  # jump tables: TABLE_SLOTS negated targets, then as many host addresses
+TABLE_SLOTS: Final = 1 << 16  # indexed by the low 16 bits of the target: MOVZX needs no flags
+TABLE_BYTES: Final = TABLE_SLOTS * 16
+
+INT32_MIN, INT32_MAX = -(1 << 31), (1 << 31) - 1
+
+
+class HostLayout(Protocol):
+    """Where a backend put the code cache and the monitor's data, and how it leaves (`emu.backends.base.Layout`)."""
+
+    @property
+    def code_base(self) -> dict[int, int]: ...
+    @property
+    def data_base(self) -> dict[int, int]: ...
+    @property
+    def leave(self) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where code is being emitted for: guest mode, backend layout, and whether data is reached through GS."""
+
+    mode: int
+    layout: HostLayout
+    through_gs: bool = False
+
+
+class Emitter:
+    """Accumulates code for one place in the cache: `start` is its offset there."""
+
+    def __init__(self, target: Target, start: int) -> None:
+        self.mode = target.mode
+        self.target = target
+        self.start = start
+        self.code = bytearray()
+        self._data = target.layout.data_base[target.mode]
+        self._host = target.layout.code_base[target.mode] + start
+        self._wide = target.mode == 64
+        self._prefix = b"\x65" if target.through_gs else b""
+        if target.mode == 16:
+            self._prefix = b"\x66\x67" + self._prefix  # 32-bit operand and address
+
+    @property
+    def at(self) -> int:
+        """Offset in the code cache of the next byte."""
+        return self.start + len(self.code)
+
+    def raw(self, code: bytes) -> None:
+        self.code += code
+
+    def _data_operand(self, opcode: bytes, reg: int, offset: int, immediate: bytes = b"", wide: bool = True) -> None:
+        """opcode /reg on monitor data; 64-bit operand in 64-bit code where `wide`, else 32-bit."""
+        modrm = 0x05 | (reg & 7) << 3
+        if self._wide:
+            rex = 0x40 | (8 if wide else 0) | (reg >> 3) << 2
+            head = (bytes((rex,)) if rex != 0x40 else b"") + opcode + bytes((modrm,))
+            behind = self._host + len(self.code) + len(head) + 4 + len(immediate)
+            address = struct.pack("<i", self._data + offset - behind)
+        else:
+            head = self._prefix + opcode + bytes((modrm,))
+            address = struct.pack("<I", self._data + offset)
+        self.code += head + address + immediate
+
+    def spill(self, reg: int, slot: int) -> None:
+        self._data_operand(b"\x89", reg, SPILL[slot])
+
+    def reload(self, reg: int, slot: int) -> None:
+        self._data_operand(b"\x8b", reg, SPILL[slot])
+
+    def load32(self, reg: int, offset: int) -> None:
+        self._data_operand(b"\x8b", reg, offset, wide=False)
+
+    def load_byte(self, reg: int, offset: int) -> None:
+        """MOVZX reg32, byte [data]."""
+        self._data_operand(b"\x0f\xb6", reg, offset, wide=False)
+
+    def store32(self, reg: int, offset: int) -> None:
+        self._data_operand(b"\x89", reg, offset, wide=False)
+
+    def set32(self, offset: int, value: int) -> None:
+        """MOV dword [data], imm32."""
+        self._data_operand(b"\xc7", 0, offset, struct.pack("<I", value & 0xFFFFFFFF), wide=False)
+
+    def subtract32_clobbering_flags(self, offset: int, value: int) -> None:
+        """SUB dword [data], imm: the only helper that changes flags."""
+        if value < 128:
+            self._data_operand(b"\x83", 5, offset, bytes((value,)), wide=False)
+        else:
+            self._data_operand(b"\x81", 5, offset, struct.pack("<I", value), wide=False)
+
+    def compare32_clobbering_flags(self, offset: int, value: int) -> None:
+        """CMP dword [data], imm8."""
+        self._data_operand(b"\x83", 7, offset, bytes((value,)), wide=False)
+
+    def lea32(self, reg: int, base: int, displacement: int) -> None:
+        """LEA reg32, [base + disp32] (registers 0..7, not ESP)."""
+        self.code += self._plain() + bytes((0x8D, 0x80 | reg << 3 | base)) + struct.pack("<i", displacement)
+
+    def lea32_sum(self, reg: int, base: int, index: int, displacement: int) -> None:
+        """LEA reg32, [base + index + disp32] (registers 0..7, index not ESP)."""
+        self.code += self._plain() + bytes((0x8D, 0x84 | reg << 3, index << 3 | base)) + struct.pack("<i", displacement)
+
+    def _plain(self) -> bytes:
+        """Prefixes that give an instruction without a data operand 32-bit operand and address size."""
+        return b"\x66\x67" if self.mode == 16 else b""
+
+    def table_address(self, reg: int, table: int) -> None:
+        """LEA reg, [data + table]."""
+        self._data_operand(b"\x8d", reg, table)
+
+    def jump_if_zero_rcx(self, distance: int) -> None:
+        """JRCXZ in 64-bit code, JECXZ elsewhere; `distance` in bytes from behind it (-128..127)."""
+        prefix = b"\x66\x67" if self.mode == 16 else b""  # 66 keeps EIP whole, 67 tests ECX
+        self.code += prefix + b"\xe3" + struct.pack("<b", distance)
+
+    def jump_if_zero_ecx(self, distance: int) -> None:
+        """JECXZ in every mode."""
+        prefix = {16: b"\x66\x67", 32: b"", 64: b"\x67"}[self.mode]
+        self.code += prefix + b"\xe3" + struct.pack("<b", distance)
+
+    def jump(self) -> int:
+        """JMP rel32; returns the cache offset of its displacement, to be filled in."""
+        self.code += b"\x66\xe9" if self.mode == 16 else b"\xe9"
+        self.code += bytes(4)
+        return self.at - 4
+
+    def branch(self, condition: int) -> int:
+        """Jcc rel32; returns the cache offset of its displacement."""
+        self.code += (b"\x66\x0f" if self.mode == 16 else b"\x0f") + bytes((0x80 | condition,)) + bytes(4)
+        return self.at - 4
+
+    def leave(self) -> int:
+        """An exit from the cache; returns the offset behind it, which identifies the exit."""
+        self.code += self.target.layout.leave
+        return self.at
+
+    def push_constant(self, value: int, size: int) -> None:
+        """PUSH of a `size`-byte constant, in at most two instructions."""
+        if size == 8:
+            low = value & 0xFFFFFFFF
+            signed = low - (1 << 32) if low >> 31 else low
+            self.code += b"\x68" + struct.pack("<i", signed)
+            if signed & 0xFFFFFFFFFFFFFFFF != value:  # the push wrote all eight bytes, so this one cannot fault
+                self.code += b"\xc7\x44\x24\x04" + struct.pack("<I", value >> 32)
+            return
+        default = 2 if self.mode == 16 else 4
+        self.code += (b"\x66" if size != default else b"") + b"\x68" + value.to_bytes(size, "little")
+
+    def fill_displacement(self, at: int, target: int) -> None:
+        """Point the 4-byte displacement at cache offset `at` (inside this code) to cache offset `target`."""
+        struct.pack_into("<i", self.code, at - self.start, target - (at + 4))

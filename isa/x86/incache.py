@@ -1,0 +1,145 @@
+"""Sequences that stay in the code cache: CLI, STI, PUSHF and POPF emulated, and jump-table lookups.
+
+None of them changes a flag that the guest could still see: comparisons are made by LEA and JRCXZ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from isa.base import Flow
+from isa.x86.decode import Insn
+from isa.x86.emit import PENDING, TABLE_SLOTS, TABLES, VIRTUAL_IF, Emitter
+from isa.x86.state import IF, IOPL, NT, RCX, RDX, RSI, TF
+
+LOOKUP_SPILLS: Final = ((RCX, 0), (RDX, 1), (RSI, 2))
+
+
+@dataclass(slots=True)
+class Sequence:
+    """What the rewriter must know of an emitted sequence: spilled ranges, and exits to full emulation."""
+
+    spilled: list[tuple[int, int, dict[int, int]]] = field(default_factory=list)
+    slow_exits: list[int] = field(default_factory=list)
+
+
+def possible(name: str, insn: Insn, mode: int, user: bool, iopl: int) -> bool:
+    """True where the instruction's frequent case can be emulated in the cache; the rest is a callout.
+
+    CLI and STI raise #GP above IOPL (SDM vol. 2). PUSHF and POPF are done in the mode's natural size only.
+    """
+    if name in ("cli", "sti"):
+        return not user or iopl == 3
+    natural = {16: 0, 32: 4, 64: 8}[mode]
+    size = 8 if mode == 64 and insn.opsize == 4 else insn.opsize
+    return size == natural and not (user and iopl == 3) and not insn.lock
+
+
+def emulate(name: str, emit: Emitter, insn: Insn, user: bool, iopl: int) -> Sequence:
+    """Emit the in-cache emulation of a row for which `possible` holds."""
+    if name == "cli":
+        emit.set32(VIRTUAL_IF, 0)
+        return Sequence()
+    if name == "sti":
+        return _sti(emit)
+    if name == "pushf":
+        return _pushf(emit, insn, iopl)
+    assert name == "popf"
+    return _popf(emit, user, iopl)
+
+
+def _sti(emit: Emitter) -> Sequence:
+    out = Sequence()
+    emit.spill(RCX, 0)
+    start = emit.at
+    emit.load32(RCX, PENDING)
+    emit.jump_if_zero_ecx(len(emit.target.layout.leave))
+    out.slow_exits.append(emit.leave())
+    emit.reload(RCX, 0)
+    out.spilled.append((start, emit.at, {RCX: 0}))
+    emit.set32(VIRTUAL_IF, IF)
+    return out
+
+
+def _pushf(emit: Emitter, insn: Insn, iopl: int) -> Sequence:
+    """PUSHF pushes the machine's flags, whose IF is always 1 and IOPL 0; add the difference to the guest's."""
+    wide = b"\x48" if insn.mode == 64 else b""
+    emit.raw(b"\x9c")
+    emit.spill(RCX, 0)
+    emit.spill(RDX, 1)
+    emit.raw(b"\x8b\x0c\x24")  # mov ecx, [rsp]: flags fit 32 bits
+    emit.load32(RDX, VIRTUAL_IF)
+    emit.lea32_sum(RCX, RCX, RDX, (iopl << 12) - IF)
+    emit.raw(wide + b"\x89\x0c\x24")
+    emit.reload(RDX, 1)
+    emit.reload(RCX, 0)
+    return Sequence()
+
+
+def _popf(emit: Emitter, user: bool, iopl: int) -> Sequence:
+    """POPF at CPL 0 sets IF; above IOPL it does not. TF and NT, and an interrupt waiting for IF, need the monitor.
+
+    The flags may be clobbered once the stack was read: POPF replaces all of them.
+    """
+    out = Sequence()
+    leave = len(emit.target.layout.leave)
+    emit.spill(RCX, 0)
+    start = emit.at
+    emit.raw(b"\x8b\x0c\x24")  # mov ecx, [rsp]
+    special = TF | NT
+    if not user:
+        special |= IOPL  # a change of IOPL changes the mode of every following block
+        emit.raw(b"\x81\xf1" + (iopl << 12).to_bytes(4, "little"))  # xor ecx, the present IOPL
+    emit.raw(b"\xf7\xc1" + special.to_bytes(4, "little"))  # test ecx, special
+    emit.raw(b"\x74" + bytes((leave,)))  # jz past the exit
+    out.slow_exits.append(emit.leave())
+    if not user:
+        emit.raw(b"\x81\xe1" + IF.to_bytes(4, "little"))  # and ecx, IF
+        emit.raw(b"\x74")  # jz store
+        hole = emit.at
+        emit.raw(b"\0")
+        emit.compare32_clobbering_flags(PENDING, 0)
+        emit.raw(b"\x74" + bytes((leave,)))
+        out.slow_exits.append(emit.leave())
+        emit.code[hole - emit.start] = emit.at - hole - 1
+        emit.store32(RCX, VIRTUAL_IF)
+    emit.raw(b"\x9d")
+    emit.reload(RCX, 0)
+    out.spilled.append((start, emit.at, {RCX: 0}))
+    return out
+
+
+def lookup_possible(insn: Insn, stack32: bool) -> bool:
+    """True where an indirect transfer can be looked up in the cache: natural operand and stack size."""
+    if insn.mode == 64:
+        return insn.opsize != 2
+    if insn.mode == 16 or insn.opsize == 2 or insn.adsize == 2:
+        return False
+    return stack32 or insn.flow is Flow.INDIRECT_JUMP
+
+
+def lookup(emit: Emitter) -> int:
+    """Look up the target in RSI; falls through with RDX at the found entry. Returns the offset behind the miss exit."""
+    wide = emit.mode == 64
+    emit.raw(b"\x0f\xb7\xce")  # movzx ecx, si
+    emit.table_address(RDX, TABLES)
+    if wide:
+        emit.raw(b"\x48\x8d\x14\xca")  # lea rdx, [rdx + rcx * 8]
+        emit.raw(b"\x48\x8b\x0a")  # mov rcx, [rdx]: the negated target
+        emit.raw(b"\x48\x8d\x0c\x31")  # lea rcx, [rcx + rsi]
+    else:
+        emit.raw(b"\x8d\x14\xca\x8b\x0a\x8d\x0c\x31")
+    emit.jump_if_zero_rcx(len(emit.target.layout.leave))
+    return emit.leave()
+
+
+def jump_to_found(emit: Emitter) -> None:
+    """JMP to the host address of the entry at RDX."""
+    emit.raw(b"\xff\xa2" + (TABLE_SLOTS * 8).to_bytes(4, "little"))
+
+
+def drop_stack(emit: Emitter, size: int) -> None:
+    """LEA rsp, [rsp + size]."""
+    wide = b"\x48" if emit.mode == 64 else b""
+    emit.raw(wide + b"\x8d\xa4\x24" + size.to_bytes(4, "little"))

@@ -1,0 +1,219 @@
+"""Translates linear to guest-physical addresses by walking the guest's page tables (SDM vol. 3, chapter 4).
+
+Without a TLB of its own: whoever caches a result forgets it at `Cpu.flush_tlb`. The PDPTE registers of PAE paging are not
+modelled: the four entries are read from memory at every walk, and checked where MOV to CR loads them. The A20 gate
+belongs to the board, not to paging.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from isa.base import Access, GuestFault
+from isa.x86.state import (
+    AC,
+    CR0_WP,
+    CR4_PAE,
+    CR4_PGE,
+    CR4_PSE,
+    CR4_SMAP,
+    CR4_SMEP,
+    EFER_NXE,
+    GP,
+    PAGE_FAULT,
+)
+
+if TYPE_CHECKING:
+    from isa.x86.cpu import Cpu
+
+PHYSICAL_BITS: Final = 40  # MAXPHYADDR, as CPUID leaf 80000008h tells the guest
+
+# Bits of page-table entries (SDM vol. 3, tables 4-5 to 4-19).
+PTE_P, PTE_W, PTE_U, PTE_A, PTE_D, PTE_PS, PTE_G = 1 << 0, 1 << 1, 1 << 2, 1 << 5, 1 << 6, 1 << 7, 1 << 8
+PTE_NX: Final = 1 << 63
+# Bits of the page-fault error code (SDM vol. 3, 4.7).
+ERROR_P, ERROR_W, ERROR_U, ERROR_RSVD, ERROR_I = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 4
+
+_M32: Final = 0xFFFF_FFFF
+_ADDRESS: Final = (1 << PHYSICAL_BITS) - 0x1000
+_BEYOND: Final = (1 << 52) - (1 << PHYSICAL_BITS)  # address bits this CPU does not have: reserved
+_PAE_BEYOND: Final = (1 << 63) - (1 << PHYSICAL_BITS)  # PAE paging reserves bits 62-52 too
+_PDPTE_RESERVED: Final = _PAE_BEYOND | PTE_NX | 0x1E6
+_LONG_LEVELS: Final = (39, 30, 21, 12)
+_PAE_LEVELS: Final = (21, 12)
+
+
+class Mapping(NamedTuple):
+    """One translation: `gpa` is the guest-physical address of the linear address itself.
+
+    `writable`, `user` and `executable` are the rights of the whole walk, whatever CR0.WP, CR4.SMEP and CR4.SMAP make of
+    them; `size` is that of the page in bytes (4 KiB, 2 MiB, 4 MiB or 1 GiB); `global_` counts CR4.PGE; `dirty` is the D bit
+    after the access, so a cache that maps a clean page must keep it read-only.
+    """
+
+    gpa: int
+    writable: bool
+    user: bool
+    executable: bool
+    size: int
+    global_: bool
+    dirty: bool
+
+
+class _Walk(NamedTuple):
+    """A complete walk: (address, entry) of every level with an A bit, the last being the leaf; combined rights."""
+
+    path: list[tuple[int, int]]
+    width: int  # bytes of one entry
+    shift: int  # binary logarithm of the page size
+    rights: int  # PTE_W and PTE_U that all levels grant
+    no_execute: bool
+
+
+def translate(cpu: Cpu, linear: int, access: Access, user: bool) -> Mapping:
+    """Translate `linear` for one access, setting A and D bits; raises #PF with its error code and CR2.
+
+    `user` is True for a user-mode access (CPL 3, and not one the CPU makes to a system table). A bits are set only when
+    the whole access is allowed, D only by a write and only in the leaf.
+    """
+    if not cpu.paging:
+        return _identity(linear)
+    if not cpu.long_mode:
+        linear &= _M32
+    walk = _walk(cpu, linear)
+    if isinstance(walk, int):
+        error = walk
+    elif _allowed(cpu, walk, access, user):
+        _mark(cpu, walk, access is Access.WRITE)
+        return _mapping(cpu, walk, linear)
+    else:
+        error = ERROR_P
+    if access is Access.WRITE:
+        error |= ERROR_W
+    if user:
+        error |= ERROR_U
+    if access is Access.EXECUTE and (cpu.cr4 & CR4_SMEP or (cpu.cr4 & CR4_PAE and cpu.efer & EFER_NXE)):
+        error |= ERROR_I
+    raise GuestFault(PAGE_FAULT, error, linear)
+
+
+def probe(cpu: Cpu, linear: int) -> Mapping | None:
+    """Translate `linear` without side effects or permission checks, for debuggers and tools; None: not mapped."""
+    if not cpu.paging:
+        return _identity(linear)
+    if not cpu.long_mode:
+        linear &= _M32
+    walk = _walk(cpu, linear)
+    return None if isinstance(walk, int) else _mapping(cpu, walk, linear)
+
+
+def check_pdptes(cpu: Cpu, cr3: int) -> None:
+    """Raise #GP(0) where loading the PDPTE registers from `cr3` would (SDM vol. 3, 4.4.1)."""
+    for n in range(4):
+        entry = cpu.memory.read((cr3 & 0xFFFF_FFE0) + n * 8, 8)
+        if entry & PTE_P and entry & _PDPTE_RESERVED:
+            raise GuestFault(GP, 0, note=f"PDPTE {n} has reserved bits set")
+
+
+def _identity(linear: int) -> Mapping:
+    return Mapping(linear & _M32, True, True, True, 0x1000, False, True)
+
+
+def _walk(cpu: Cpu, linear: int) -> _Walk | int:
+    """Follow the tables; an int is the P and RSVD part of the error code of a walk that does not complete."""
+    if cpu.long_mode:
+        return _walk_wide(cpu, linear, cpu.cr3 & _ADDRESS, _LONG_LEVELS, _BEYOND)
+    if cpu.cr4 & CR4_PAE:
+        pdpte = cpu.memory.read((cpu.cr3 & 0xFFFF_FFE0) + (linear >> 30) * 8, 8)
+        if not pdpte & PTE_P:
+            return 0
+        if pdpte & _PDPTE_RESERVED:
+            return ERROR_P | ERROR_RSVD
+        return _walk_wide(cpu, linear, pdpte & _ADDRESS, _PAE_LEVELS, _PAE_BEYOND)
+    return _walk_narrow(cpu, linear)
+
+
+def _walk_wide(cpu: Cpu, linear: int, table: int, levels: tuple[int, ...], beyond: int) -> _Walk | int:
+    """8-byte entries: PAE and 4-level paging; `levels` are the shifts of the linear address."""
+    read = cpu.memory.read
+    reserved = beyond if cpu.efer & EFER_NXE else beyond | PTE_NX
+    rights, any_bits = PTE_W | PTE_U, 0
+    path: list[tuple[int, int]] = []
+    shift = 12
+    for shift in levels:
+        at = table + (linear >> shift & 0x1FF) * 8
+        entry = read(at, 8)
+        if not entry & PTE_P:
+            return 0
+        if entry & reserved:
+            return ERROR_P | ERROR_RSVD
+        path.append((at, entry))
+        rights &= entry
+        any_bits |= entry
+        if shift != 12 and entry & PTE_PS:
+            # PML4 entries have no PS bit; of a large page's address, the bits below its size (but PAT) are reserved.
+            if shift == 39 or entry & ((1 << shift) - 0x2000):
+                return ERROR_P | ERROR_RSVD
+            break
+        table = entry & _ADDRESS
+    return _Walk(path, 8, shift, rights, bool(any_bits & PTE_NX))
+
+
+def _walk_narrow(cpu: Cpu, linear: int) -> _Walk | int:
+    """4-byte entries: 32-bit paging, with 4 MiB pages where CR4.PSE allows them (without PSE-36)."""
+    read = cpu.memory.read
+    at = (cpu.cr3 & 0xFFFF_F000) + (linear >> 22) * 4
+    pde = read(at, 4)
+    if not pde & PTE_P:
+        return 0
+    if pde & PTE_PS and cpu.cr4 & CR4_PSE:
+        if pde & 0x3F_E000:
+            return ERROR_P | ERROR_RSVD
+        return _Walk([(at, pde)], 4, 22, pde, False)
+    leaf = (pde & 0xFFFF_F000) + (linear >> 12 & 0x3FF) * 4
+    pte = read(leaf, 4)
+    if not pte & PTE_P:
+        return 0
+    return _Walk([(at, pde), (leaf, pte)], 4, 12, pde & pte, False)
+
+
+def _allowed(cpu: Cpu, walk: _Walk, access: Access, user: bool) -> bool:
+    """Access rights (SDM vol. 3, 4.6)."""
+    rights = walk.rights
+    if user and not rights & PTE_U:
+        return False
+    if access is Access.EXECUTE:
+        if walk.no_execute:
+            return False
+        return user or not rights & PTE_U or not cpu.cr4 & CR4_SMEP
+    if not user and rights & PTE_U and cpu.cr4 & CR4_SMAP and (cpu.cpl == 3 or not cpu.rflags & AC):
+        return False  # at CPL 3 it is an implicit supervisor access, which EFLAGS.AC does not excuse
+    if access is Access.WRITE and not rights & PTE_W:
+        return not user and not cpu.cr0 & CR0_WP
+    return True
+
+
+def _mark(cpu: Cpu, walk: _Walk, write: bool) -> None:
+    """Set A on every level and, for a write, D in the leaf; entries that have them are not written."""
+    path = walk.path
+    last = len(path) - 1
+    for n, (at, entry) in enumerate(path):
+        marked = entry | PTE_A | (PTE_D if write and n == last else 0)
+        if marked != entry:
+            cpu.memory.write(at, walk.width, marked)
+            path[n] = (at, marked)
+
+
+def _mapping(cpu: Cpu, walk: _Walk, linear: int) -> Mapping:
+    leaf = walk.path[-1][1]
+    size = 1 << walk.shift
+    base = leaf & (_ADDRESS if walk.width == 8 else 0xFFFF_F000) & -size
+    return Mapping(
+        base | linear & size - 1,
+        bool(walk.rights & PTE_W),
+        bool(walk.rights & PTE_U),
+        not walk.no_execute,
+        size,
+        bool(leaf & PTE_G and cpu.cr4 & CR4_PGE),
+        bool(leaf & PTE_D),
+    )

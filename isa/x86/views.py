@@ -1,0 +1,52 @@
+"""Derives from a CPU's state the mode that translated code is keyed by."""
+
+from __future__ import annotations
+
+from isa.x86.cpu import Cpu
+from isa.x86.rewrite import BlockMode
+from isa.x86.state import ATTR_DB, ATTR_P, CR0_EM, CR0_TS, CS, DS, ES, FS, GS, IOPL, SS, Segment
+
+_FLAT_LIMIT = 0xFFFFFFFF
+_REAL_LIMIT = 0xFFFF
+
+
+def _plain(segment: Segment, real: bool) -> bool:
+    """True where no access through the segment can violate it: writable data, all of 4 GiB (in real mode: 64 KiB)."""
+    if not segment.attr & ATTR_P or segment.attr & 0x1A != 0x12 or segment.attr & 4:
+        return False
+    return segment.limit == _FLAT_LIMIT or (real and segment.limit == _REAL_LIMIT)
+
+
+class Modes:
+    """Interns block modes, so that they compare by identity."""
+
+    def __init__(self, exact: bool) -> None:
+        self._exact = exact
+        self._known: dict[tuple[object, ...], BlockMode] = {}
+
+    def mode(self, cpu: Cpu) -> BlockMode:
+        """The mode of code about to run on `cpu`."""
+        iopl = (cpu.system_flags & IOPL) >> 12
+        fpu_traps = bool(cpu.cr0 & (CR0_TS | CR0_EM))
+        user = cpu.cpl == 3
+        if cpu.mode == 64:
+            key: tuple[object, ...] = (64, user, iopl, fpu_traps)
+        else:
+            # 64 KiB segments need no checks where offsets have 16 bits: the rewriter checks 32-bit ones itself
+            sixteen = cpu.mode == 16
+            checked = 0
+            for number in (ES, SS, DS, FS, GS):
+                if not _plain(cpu.segs[number], sixteen):
+                    checked |= 1 << number
+            ds = cpu.segs[DS]
+            flat = ds.base == 0 and ds.limit == _FLAT_LIMIT and not checked & 1 << DS
+            key = (cpu.mode, user, iopl, fpu_traps, not flat, checked, bool(cpu.segs[SS].attr & ATTR_DB), cpu.segs[CS].base)
+        found = self._known.get(key)
+        if found is None:
+            if cpu.mode == 64:
+                found = BlockMode(64, user, iopl, fpu_traps, False, 0, True, 0, self._exact)
+            else:
+                through_gs, checked, stack32, base = not flat, checked, bool(cpu.segs[SS].attr & ATTR_DB), cpu.segs[CS].base
+                found = BlockMode(cpu.mode, user, iopl, fpu_traps, through_gs, checked, stack32, base, self._exact)
+            self._known[key] = found
+        return found
