@@ -30,7 +30,7 @@ class ShadowMmu:
         """Answer a fault of translated code at `linear`.
 
         Returns True where the page is now mapped and the access can be retried, False where the instruction must be
-        emulated (MMIO, or a write to a traced or read-only page). Raises the GuestFault of a true page fault.
+        emulated (MMIO, a write to a traced or read-only page, or an address that the monitor uses itself). Raises the GuestFault of a true page fault.
         """
         memory = self._memory
         mapping = paging.translate(self._cpu, linear, Access.WRITE if write else Access.READ, user)
@@ -44,10 +44,9 @@ class ShadowMmu:
             first = linear & -(PAGE * _GROUP)
             gpa += first - (linear & -PAGE)
             count = _GROUP
-        self._fill(first, gpa, count, writable, visible)
-        return True
+        return self._fill(first, gpa, count, writable, visible)
 
-    def _fill(self, linear: int, gpa: int, count: int, writable: bool, user: bool) -> None:
+    def _fill(self, linear: int, gpa: int, count: int, writable: bool, user: bool) -> bool:
         memory = self._memory
         plain: list[int] = []
         traced: list[int] = []
@@ -59,11 +58,8 @@ class ShadowMmu:
             traced.append(page if there and not open_ else -1)
             if open_:
                 self._writers.setdefault(page >> 12, set()).add(linear + number * PAGE)
-        if any(page >= 0 for page in plain):
-            self._backend.map_pages(linear, plain, True, user)
-        if any(page >= 0 for page in traced):
-            self._backend.map_pages(linear, traced, False, user)
         self.filled += count
+        return self._backend.map_pages(linear, plain, True, user) and self._backend.map_pages(linear, traced, False, user)
 
     def _watch_changed(self, page: int, watched: bool) -> None:
         if watched:

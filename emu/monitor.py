@@ -23,7 +23,7 @@ EXCEPTION_NAMES = {
 }  # fmt: skip
 
 _UNLIMITED = 1 << 62
-_LOOK_NS = 1_000_000_000  # a running guest is interrupted at least this often: counters in the cache have 32 bits
+_LOOK_NS = 30_000_000  # a running guest is interrupted at least this often: counters in the cache have 32 bits
 _IDLE_NS = 50_000_000  # longest sleep of a halted guest before the monitor looks around
 
 

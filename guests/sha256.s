@@ -183,7 +183,7 @@ text_of:
 text_blocks:
     .asciz " blocks\n"
 
-.align 4, 0
+.align 4096, 0               ; variables on a page of their own, as a linker would place them
 state:                          ; FIPS 180-4, 5.3.3
     .long 0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a
     .long 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19

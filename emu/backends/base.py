@@ -76,8 +76,12 @@ class Backend(Protocol):
     def forget(self, start: int, end: int) -> None:
         """Drop whatever the backend derived from code in [start, end), which will be reused."""
 
-    def map_pages(self, linear: int, gpas: list[int], writable: bool, user: bool) -> None:
-        """Map consecutive 4 KiB pages of guest RAM from `linear` on, never executable; -1 in `gpas` skips one."""
+    def map_pages(self, linear: int, gpas: list[int], writable: bool, user: bool) -> bool:
+        """Map consecutive 4 KiB pages of guest RAM from `linear` on, never executable; -1 in `gpas` skips one.
+
+        Returns False where the address belongs to the monitor. May forget other mappings to make room.
+        """
+        ...
 
     def unmap_page(self, linear: int) -> None: ...
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import struct
+import time
 from typing import TYPE_CHECKING, Final
 
 import unicorn
@@ -45,6 +46,7 @@ _u64 = ctypes.c_uint64
 _WORD = struct.Struct("<Q")
 _INT = struct.Struct("<i")
 _NO_TRAP = -2
+_TLB_GROWS: Final = 0.02  # seconds between two flushes that let the TLB grow
 _FREE_FLAGS = ARITH | DF | NT | AC | ID  # flags guest code may hold in the machine's own register
 _FORCED_FLAGS = 2 | IF  # the machine's interrupt flag is the monitor's; the guest's is virtual
 
@@ -96,6 +98,7 @@ class UnicornBackend:
             leave=bytes((0xCD, LEAVE_VECTOR)),
         )
         self._tlb_stale = False
+        self._grown = 0.0
         self._stop = False
         self._handler: TrapHandler = _leave
         self._failure: BaseException | None = None
@@ -236,11 +239,11 @@ class UnicornBackend:
         for base in (BASE32, BASE64):
             self._uc.ctl_remove_cache(base + start, base + end)
 
-    def map_pages(self, linear: int, gpas: list[int], writable: bool, user: bool) -> None:
-        if not self.tables.map(linear, gpas, writable, user):
-            self.unmap_all()
-            if not self.tables.map(linear, gpas, writable, user):
-                raise UnicornError(f"guest address {linear:#x} lies where the monitor keeps its code cache")
+    def map_pages(self, linear: int, gpas: list[int], writable: bool, user: bool) -> bool:
+        if self.tables.map(linear, gpas, writable, user):
+            return True
+        self.unmap_all()  # the table memory may have been used up
+        return self.tables.map(linear, gpas, writable, user)
 
     def unmap_page(self, linear: int) -> None:
         if self.tables.unmap(linear):
@@ -338,6 +341,10 @@ class UnicornBackend:
 
     def run(self, pc: int, on_trap: TrapHandler) -> int:
         self._handler = on_trap
+        now = time.monotonic()
+        if now - self._grown > _TLB_GROWS:
+            # Unicorn's TLB starts with 256 entries and doubles only when it is flushed while well filled.
+            self._grown, self._tlb_stale = now, True
         while not self._stop:
             self._load(pc)
             self._pc = _NO_TRAP

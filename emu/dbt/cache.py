@@ -125,8 +125,7 @@ class CodeCache:
 
     def add(self, blocks: list[Block], code: bytes) -> None:
         """Install a run of blocks whose code was rewritten for `next_offset`."""
-        self._backend.install(self._next, code)
-        self._next += len(code)
+        self.append(code)
         for block in blocks:
             self._blocks[block.mode, block.linear, block.spans[0][0]] = block
             self._order.append(block.code.start)
@@ -148,6 +147,13 @@ class CodeCache:
         counters.guest_instructions += sum(len(block.insns) for block in blocks)
         counters.guest_bytes += sum(block.size for block in blocks)
         counters.host_bytes += len(code)
+
+    def append(self, code: bytes) -> int:
+        """Install code that belongs to no block; returns its offset."""
+        at = self._next
+        self._backend.install(at, code)
+        self._next += len(code)
+        return at
 
     # -- chaining ----------------------------------------------------------------------------------------------
 

@@ -11,7 +11,8 @@ from emu.dbt.cache import CodeCache
 from emu.dbt.discover import MAX_RUN, discover
 from emu.memory import GuestMemory
 from isa.x86.decode import Decoder
-from isa.x86.emit import Target
+from isa.x86.emit import Emitter, Target
+from isa.x86.incache import LOOKUP_SPILLS
 from isa.x86.rewrite import BlockMode, Rewriter, SiteKind
 
 _ROOM: Final = MAX_RUN * 160  # no guest instruction becomes more bytes than this, with its share of exits
@@ -68,6 +69,20 @@ class Translator:
         cache.add(blocks, rewriter.finish())
         self._chain(blocks, linear, physical)
         return blocks[0]
+
+    def publish(self, block: Block) -> None:
+        """Let indirect jumps find `block`, giving it an entry for them where it has none."""
+        if block.mode.mode == 16:
+            return
+        if block.code.indirect_entry < 0:
+            emit = Emitter(Target(block.mode.mode, self._layout, block.mode.through_gs), self._cache.next_offset)
+            for reg, slot in LOOKUP_SPILLS:
+                emit.reload(reg, slot)
+            emit.fill_displacement(emit.jump(), block.code.entry)
+            if not self._cache.room(len(emit.code)):
+                return
+            block.code.indirect_entry = self._cache.append(bytes(emit.code))
+        self._cache.publish(block)
 
     def _new_starts(
         self, starts: list[int], pcs: list[int], mode: BlockMode, pc: int, linear: int, physical: int

@@ -73,5 +73,8 @@ class InterpretEngine:
     def blocks(self) -> list[Block]:
         return []
 
+    def code(self, block: Block) -> bytes:
+        raise LookupError(f"nothing was translated at {block.pc:#x}: this engine interprets")
+
     def close(self) -> None:
         """Nothing to give back."""

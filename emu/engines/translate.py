@@ -22,7 +22,9 @@ from isa.x86 import paging
 from isa.x86.cpu import Cpu
 from isa.x86.emit import BUDGET, PENDING, SPILL, VIRTUAL_IF
 from isa.x86.interp import Interpreter
-from isa.x86.rewrite import BlockMode, Site, SiteKind, ends_block, is_vector
+from isa.x86.native import is_vector
+from isa.x86.rewrite import BlockMode, Site, SiteKind, ends_block
+from isa.x86.sensitive import IN_CACHE
 from isa.x86.state import AC, ARITH, DF, DS, ES, FS, GS, ID, IF, NT, PAGE_FAULT, SS, TF
 from isa.x86.views import Modes
 
@@ -69,6 +71,7 @@ class TranslateEngine:
         self._seen = 0  # the budget at the last harvest
         self._exit: Exit | None = None
         self._deferred: tuple[Block, int, int] | None = None  # a vector instruction to emulate outside the handler
+        self._remainder = 0  # instructions to interpret because the budget does not cover the next block
         self._interrupted = False
         self._stale: list[int | None] = []  # mappings the guest flushed since the last dispatch
         self._counters = EngineCounters()
@@ -85,6 +88,8 @@ class TranslateEngine:
                 out = self._run_cache(min(end - cpu.retired, _MAX_BUDGET))
             if out is not None and not isinstance(out, Budget):
                 return out
+            if self._words[PENDING >> 2] and cpu.system_flags & IF:
+                break
         self._interrupted = False
         return Budget()
 
@@ -110,6 +115,9 @@ class TranslateEngine:
     def blocks(self) -> list[Block]:
         return self.cache.blocks()
 
+    def code(self, block: Block) -> bytes:
+        return bytes(self._backend.code[block.code.start : block.code.end])
+
     def close(self) -> None:
         self._backend.close()
 
@@ -125,7 +133,7 @@ class TranslateEngine:
     def _run_cache(self, limit: int) -> Exit | None:
         """Run translated code from `cpu.rip`; None where nothing needs the monitor."""
         cpu, backend = self._cpu, self._backend
-        self._exit = None
+        self._exit, self._remainder = None, 0
         try:
             pc = self._dispatch()
         except GuestFault as fault:
@@ -147,8 +155,13 @@ class TranslateEngine:
                 pc = self._emulate(block, index, behind)
                 if pc < 0:
                     break
+                backend.set_view(_view(cpu, self._mode))  # the native unit changed it
             else:
                 break
+        for _ in range(self._remainder):
+            out = self.step()
+            if out is not None or cpu.stop_requested:
+                return out
         return self._exit
 
     def _stray(self) -> Exit | None:
@@ -239,16 +252,19 @@ class TranslateEngine:
         self._counters.exits["memory" if trap.vector == PAGE_FAULT else f"trap {trap.vector}"] += 1
         pieces = block_hit.code.pieces
         behind = pieces[index + 1].start if index + 1 < len(pieces) else -1
-        if is_vector(pieces[index].insn):
-            self._deferred = (block_hit, index, behind)
-            return -1
-        return self._emulate(block_hit, index, behind)
+        return self._emulate_or_defer(block_hit, index, behind)
 
     def _callout(self, block: Block, index: int, behind: int) -> int:
         self._pull(block, index, behind - self._leave_size)
-        piece = block.code.pieces[index]
-        self._counters.exits[piece.reason] += 1
-        if is_vector(piece.insn):
+        pieces = block.code.pieces
+        reason = pieces[index].reason
+        self._counters.exits[reason] += 1
+        if reason in IN_CACHE:  # the exit lies inside the sequence that the interpreter now replaces
+            behind = pieces[index + 1].start if index + 1 < len(pieces) and reason != "popf" else -1
+        return self._emulate_or_defer(block, index, behind)
+
+    def _emulate_or_defer(self, block: Block, index: int, behind: int) -> int:
+        if is_vector(block.code.pieces[index].insn):  # its native unit is this very machine, which is running
             self._deferred = (block, index, behind)
             return -1
         return self._emulate(block, index, behind)
@@ -336,21 +352,15 @@ class TranslateEngine:
             target = self.cache.block_at(pc)
             if target is not None and self.cache.table(target.mode) is not None:
                 self._reach.add(target)
-                self.cache.publish(target)
+                self._translator.publish(target)
         return pc
 
     def _overdrawn(self, block: Block, index: int, behind: int) -> int:
         """The budget does not cover this block: interpret what is left of it."""
         self._pull(block, index, behind - self._leave_size)
         self._settle(block, index)
-        left = self._words[BUDGET >> 2]
-        for _ in range(left):
-            out = self.step()
-            if out is not None:
-                return self._finish(out)
-            if self._cpu.stop_requested:
-                break
-        return self._finish(Budget())
+        self._remainder = self._words[BUDGET >> 2]
+        return self._finish(None)
 
     def _stopped(self, pc: int) -> int:
         """The machine stopped at cache offset `pc`; goes on (offset) until it is at a guest instruction's start, or -1."""

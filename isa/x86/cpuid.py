@@ -29,15 +29,8 @@ FEATURES: Final = frozenset((
 
 # Bit numbers by register (SDM vol. 2, CPUID, tables 3-10, 3-11 and 3-8); "apic" and "osxsave" depend on the state.
 _1_ECX: Final = {
-    "sse3": 0,
-    "ssse3": 9,
-    "cx16": 13,
-    "sse4_1": 19,
-    "sse4_2": 20,
-    "movbe": 22,
-    "popcnt": 23,
-    "hypervisor": 31,
-}
+    "sse3": 0, "ssse3": 9, "cx16": 13, "sse4_1": 19, "sse4_2": 20, "movbe": 22, "popcnt": 23, "hypervisor": 31,
+}  # fmt: skip
 _1_EDX: Final = {
     "fpu": 0, "vme": 1, "de": 2, "pse": 3, "tsc": 4, "msr": 5, "pae": 6, "mce": 7, "cx8": 8, "sep": 11, "mtrr": 12,
     "pge": 13, "mca": 14, "cmov": 15, "pat": 16, "clflush": 19, "mmx": 23, "fxsr": 24, "sse": 25, "sse2": 26,
@@ -87,7 +80,7 @@ _FIXED: Final[dict[int, Registers]] = {
     0x2: (0x5BFF_5001, 0, 0, 0),
     0x15: (1, 1, TSC_HZ, 0),  # the TSC runs at 1/1 of a crystal of that many hertz
     0x16: (TSC_HZ // 1_000_000, TSC_HZ // 1_000_000, 100, 0),
-    0x4000_0000: (_MAX_HYPERVISOR, *_signature),
+    0x4000_0000: (_MAX_HYPERVISOR, _signature[0], _signature[1], _signature[2]),
     0x8000_0000: (_MAX_EXTENDED, 0, 0, 0),
     0x8000_0001: (0, 0, _bits(_81_ECX), _bits(_81_EDX)),
     0x8000_0002: (_brand[0], _brand[1], _brand[2], _brand[3]),

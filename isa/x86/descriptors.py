@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
 from typing import TYPE_CHECKING, Final
 
 from isa.base import GuestFault
@@ -20,86 +20,47 @@ TSS16, TSS16_BUSY, CALL_GATE16, INTERRUPT_GATE16, TRAP_GATE16 = 1, 3, 4, 6, 7
 TSS, TSS_BUSY, CALL_GATE, INTERRUPT_GATE, TRAP_GATE = 9, 11, 12, 14, 15
 
 
-@dataclass(frozen=True, slots=True)
 class Descriptor:
-    """One descriptor; `raw` is its first 8 bytes, `high` the other 8 of a system descriptor in IA-32e mode.
+    """One descriptor, immutable; `raw` is its first 8 bytes, `high` the other 8 of a system descriptor in IA-32e mode.
 
-    `address` is linear. Segment fields follow SDM vol. 3, 3.4.5, gate fields 5.8.3 and 6.11.
+    `address` is linear, `limit` in bytes. Segment fields follow SDM vol. 3, 3.4.5, gate fields 5.8.3 and 6.11; which of
+    them mean something depends on the kind. Made by `describe`, which remembers: tables are read more than changed.
     """
 
-    selector: int
-    address: int
-    raw: int
-    high: int = 0
+    __slots__ = (
+        "address", "attr", "base", "big", "code", "conforming", "dpl", "gate_offset", "gate_selector", "high", "limit",
+        "long", "present", "raw", "readable", "selector", "system", "type", "writable",
+    )  # fmt: skip
 
-    @property
-    def attr(self) -> int:
-        return self.raw >> 40 & 0xF0FF
-
-    @property
-    def type(self) -> int:
-        return self.raw >> 40 & 0xF
-
-    @property
-    def system(self) -> bool:
-        return not self.attr & ATTR_S
-
-    @property
-    def dpl(self) -> int:
-        return (self.attr & ATTR_DPL) >> 5
-
-    @property
-    def present(self) -> bool:
-        return bool(self.attr & ATTR_P)
-
-    @property
-    def code(self) -> bool:
-        return self.attr & (ATTR_S | 8) == ATTR_S | 8
-
-    @property
-    def conforming(self) -> bool:
-        """Meaningful for code segments only."""
-        return bool(self.type & 4)
-
-    @property
-    def writable(self) -> bool:
-        """A writable data segment."""
-        return self.attr & (ATTR_S | 0xA) == ATTR_S | 2
-
-    @property
-    def readable(self) -> bool:
-        """A data segment, or a code segment that may be read."""
-        return bool(self.attr & ATTR_S) and self.type & 0xA != 8
-
-    @property
-    def long(self) -> bool:
-        return bool(self.attr & ATTR_L)
-
-    @property
-    def big(self) -> bool:
-        return bool(self.attr & ATTR_DB)
-
-    @property
-    def base(self) -> int:
-        return (self.high & M32) << 32 | self.raw >> 32 & 0xFF00_0000 | self.raw >> 16 & 0xFF_FFFF
-
-    @property
-    def limit(self) -> int:
-        """In bytes."""
-        limit = self.raw >> 32 & 0xF_0000 | self.raw & 0xFFFF
-        return limit << 12 | 0xFFF if self.attr & ATTR_G else limit
-
-    @property
-    def gate_selector(self) -> int:
-        return self.raw >> 16 & 0xFFFF
-
-    @property
-    def gate_offset(self) -> int:
-        return (self.high & M32) << 32 | self.raw >> 32 & 0xFFFF_0000 | self.raw & 0xFFFF
+    def __init__(self, selector: int, address: int, raw: int, high: int) -> None:
+        self.selector, self.address, self.raw, self.high = selector, address, raw, high
+        attr = self.attr = raw >> 40 & 0xF0FF
+        self.type = attr & 0xF
+        self.dpl = (attr & ATTR_DPL) >> 5
+        self.present = bool(attr & ATTR_P)
+        self.system = not attr & ATTR_S
+        self.code = attr & (ATTR_S | 8) == ATTR_S | 8
+        self.conforming = bool(attr & 4)  # of a code segment
+        self.writable = attr & (ATTR_S | 0xA) == ATTR_S | 2  # a writable data segment
+        self.readable = bool(attr & ATTR_S) and attr & 0xA != 8  # data, or code that may be read
+        self.long = bool(attr & ATTR_L)
+        self.big = bool(attr & ATTR_DB)
+        upper = (high & M32) << 32
+        self.base = upper | raw >> 32 & 0xFF00_0000 | raw >> 16 & 0xFF_FFFF
+        limit = raw >> 32 & 0xF_0000 | raw & 0xFFFF
+        self.limit = limit << 12 | 0xFFF if attr & ATTR_G else limit
+        self.gate_selector = raw >> 16 & 0xFFFF
+        self.gate_offset = upper | raw >> 32 & 0xFFFF_0000 | raw & 0xFFFF
 
     def segment(self, selector: int) -> Segment:
         """What a segment register loaded with it holds."""
         return Segment(selector, self.base, self.limit, self.attr)
+
+
+@functools.lru_cache(maxsize=1024)
+def describe(selector: int, address: int, raw: int, high: int = 0) -> Descriptor:
+    """The descriptor of `raw` and `high` that `selector` names at linear `address`."""
+    return Descriptor(selector, address, raw, high)
 
 
 def null(selector: int) -> bool:
@@ -107,7 +68,7 @@ def null(selector: int) -> bool:
 
 
 def selector_fault(vector: int, selector: int, why: str, ext: int = 0) -> GuestFault:
-    """The fault whose error code names `selector`; `ext` is 1 while an external event is delivered (SDM vol. 3, 6.13)."""
+    """The fault whose error code names `selector`; `ext` is 1 while an event is delivered (SDM vol. 3, 6.13)."""
     return GuestFault(vector, selector & 0xFFFC | ext, note=f"selector {selector:#06x}: {why}")
 
 
@@ -118,7 +79,7 @@ def system_linear(cpu: Cpu, address: int) -> int:
 
 def fetch(cpu: Cpu, selector: int, vector: int = GP, ext: int = 0) -> Descriptor:
     """The 8-byte descriptor of a selector that is not null; raises `vector` with the selector beyond the table."""
-    return Descriptor(selector, *_read(cpu, selector, 8, vector, ext))
+    return describe(selector, *_read(cpu, selector, 8, vector, ext))
 
 
 def fetch_system(cpu: Cpu, selector: int, vector: int = GP, ext: int = 0) -> Descriptor:
@@ -130,7 +91,7 @@ def fetch_system(cpu: Cpu, selector: int, vector: int = GP, ext: int = 0) -> Des
     high = cpu.load_linear(system_linear(cpu, address + 8), 8, False)
     if high >> 40 & 0x1F:  # the type field of the upper half must be 0, so that it is no descriptor itself
         raise selector_fault(vector, selector, "upper half of the 16-byte descriptor has a type", ext)
-    return Descriptor(selector, address, raw, high)
+    return describe(selector, address, raw, high)
 
 
 def _read(cpu: Cpu, selector: int, size: int, vector: int, ext: int) -> tuple[int, int]:
@@ -160,4 +121,4 @@ def busy(cpu: Cpu, descriptor: Descriptor) -> Descriptor:
 def _set_type_bit(cpu: Cpu, descriptor: Descriptor, bit: int) -> Descriptor:
     raw = descriptor.raw | bit << 40
     cpu.store_linear(system_linear(cpu, descriptor.address + 5), 1, raw >> 40 & 0xFF, False)
-    return Descriptor(descriptor.selector, descriptor.address, raw, descriptor.high)
+    return describe(descriptor.selector, descriptor.address, raw, descriptor.high)

@@ -1,4 +1,4 @@
-"""Far JMP and far CALL: to code segments, conforming or not, and through call gates to inner levels (SDM vol. 3, 5.8)."""
+"""Far JMP and far CALL: to code segments, conforming or not, and through call gates (SDM vol. 3, 5.8)."""
 
 from __future__ import annotations
 
@@ -118,10 +118,7 @@ def _target(cpu: Cpu, selector: int) -> Descriptor:
 def _check_direct(cpu: Cpu, code: Descriptor) -> None:
     """A transfer without a gate never changes CPL (SDM vol. 3, 5.8.1)."""
     rpl = code.selector & 3
-    if code.conforming:
-        denied = code.dpl > cpu.cpl
-    else:
-        denied = rpl > cpu.cpl or code.dpl != cpu.cpl
+    denied = code.dpl > cpu.cpl if code.conforming else rpl > cpu.cpl or code.dpl != cpu.cpl
     if denied:
         raise selector_fault(GP, code.selector, f"far transfer to DPL {code.dpl} with RPL {rpl} from CPL {cpu.cpl}")
     if cpu.long_mode and code.long and code.big:

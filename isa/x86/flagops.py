@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from isa.base import GuestFault
-from isa.x86 import cpuid
+from isa.x86 import cpuid, stack
 from isa.x86.fartransfer import following
-from isa.x86.frames import Frame, Pops
 from isa.x86.interrupts import Event, deliver
 from isa.x86.privilege import require_cpl0, require_iopl
 from isa.x86.returns import flags_from
 from isa.x86.segments import in_vm86
-from isa.x86.state import AC, BP, DB, GP, IF, IOPL, OF, OF_TRAP, RF, RSP, UD, VM
+from isa.x86.state import AC, BP, DB, GP, IF, IOPL, OF, OF_TRAP, RF, UD, VM
 
 if TYPE_CHECKING:
     from isa.x86.cpu import Cpu
@@ -23,11 +22,6 @@ def _require_vm86_iopl(cpu: Cpu) -> None:
     """PUSHF, POPF and INT n are IOPL-sensitive in virtual-8086 mode only (SDM vol. 3, 20.2.7)."""
     if in_vm86(cpu) and cpu.rflags & IOPL != IOPL:
         raise GuestFault(GP, 0, note="IOPL-sensitive instruction in virtual-8086 mode")
-
-
-def _stack_size(insn: Insn) -> int:
-    """Operand size of PUSHF and POPF in bytes: 64-bit mode knows 8 and 2 only."""
-    return insn.opsize if insn.mode != 64 or insn.opsize == 2 else 8
 
 
 def cli(cpu: Cpu, insn: Insn) -> None:
@@ -45,18 +39,13 @@ def sti(cpu: Cpu, insn: Insn) -> None:
 
 def pushf(cpu: Cpu, insn: Insn) -> None:
     _require_vm86_iopl(cpu)
-    frame = Frame.current(cpu)
-    frame.push(cpu.rflags & ~(VM | RF), _stack_size(insn))
-    frame.commit()
-    cpu.regs[RSP] = frame.sp
+    stack.push(cpu, cpu.rflags & ~(VM | RF), stack.stack_size(insn))
 
 
 def popf(cpu: Cpu, insn: Insn) -> None:
     _require_vm86_iopl(cpu)
-    size = _stack_size(insn)
-    stack = Pops(cpu)
-    image = stack.pop(size)
-    cpu.regs[RSP] = stack.sp
+    size = stack.stack_size(insn)
+    image = stack.pop(cpu, size)
     cpu.rflags = flags_from(cpu, image, size) & ~RF
 
 

@@ -46,15 +46,17 @@ def _merge(*families: Mapping[int, Binder]) -> dict[int, Binder]:
     return merged
 
 
+_GROUP3: Final = (0xF6, 0xF7)  # by ModRM.reg in two families: TEST, NOT, NEG; and multiplications and divisions
+
+
 def _group3(insn: Insn, pc: int) -> Op:
-    """F6 and F7: TEST, NOT, NEG, and the one-operand multiplications and divisions."""
-    binder = alu.GROUP3.get(insn.reg_field)
-    return (muldiv.GROUP3[insn.reg_field] if binder is None else binder)(insn, pc)
+    return alu.GROUP3.get(insn.reg_field, muldiv.BINDERS[insn.opcode])(insn, pc)
 
 
 BINDERS: Final[dict[int, Binder]] = _merge(
-    alu.BINDERS, move.BINDERS, stack.BINDERS, branch.BINDERS, strings.BINDERS, muldiv.BINDERS, shifts.BINDERS,
-    bits.BINDERS, bcd.BINDERS, exchange.BINDERS, {0xF6: _group3, 0xF7: _group3},
+    alu.BINDERS, move.BINDERS, stack.BINDERS, branch.BINDERS, strings.BINDERS, shifts.BINDERS, bits.BINDERS,
+    bcd.BINDERS, exchange.BINDERS, dict.fromkeys(_GROUP3, _group3),
+    {opcode: binder for opcode, binder in muldiv.BINDERS.items() if opcode not in _GROUP3},
 )  # fmt: skip
 
 

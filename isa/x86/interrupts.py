@@ -13,6 +13,7 @@ from isa.x86.descriptors import (
     TRAP_GATE,
     TRAP_GATE16,
     Descriptor,
+    describe,
     fetch,
     null,
     selector_fault,
@@ -140,8 +141,8 @@ def _read_gate(cpu: Cpu, vector: int, event: Event, ext: int) -> Descriptor:
     except GuestFault as fault:
         fault.note = f"reading IDT[{vector}] at {address:#x} faulted"
         raise
-    gate = Descriptor(0, address, raw, high)
-    kinds = (INTERRUPT_GATE, TRAP_GATE)
+    gate = describe(0, address, raw, high)
+    kinds: tuple[int, ...] = (INTERRUPT_GATE, TRAP_GATE)
     if not cpu.long_mode:
         kinds += (INTERRUPT_GATE16, TRAP_GATE16, TASK_GATE)
     if not gate.system or gate.type not in kinds:

@@ -1,8 +1,8 @@
 """Translates linear to guest-physical addresses by walking the guest's page tables (SDM vol. 3, chapter 4).
 
-Without a TLB of its own: whoever caches a result forgets it at `Cpu.flush_tlb`. The PDPTE registers of PAE paging are not
-modelled: the four entries are read from memory at every walk, and checked where MOV to CR loads them. The A20 gate
-belongs to the board, not to paging.
+Without a TLB of its own: whoever caches a result forgets it at `Cpu.flush_tlb`. The PDPTE registers of PAE paging are
+not modelled: the four entries are read from memory at every walk, and checked where MOV to CR loads them. The A20
+gate belongs to the board, not to paging.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Mapping(NamedTuple):
     """One translation: `gpa` is the guest-physical address of the linear address itself.
 
     `writable`, `user` and `executable` are the rights of the whole walk, whatever CR0.WP, CR4.SMEP and CR4.SMAP make of
-    them; `size` is that of the page in bytes (4 KiB, 2 MiB, 4 MiB or 1 GiB); `global_` counts CR4.PGE; `dirty` is the D bit
-    after the access, so a cache that maps a clean page must keep it read-only.
+    them; `size` is that of the page in bytes (4 KiB, 2 MiB, 4 MiB or 1 GiB); `global_` counts CR4.PGE; `dirty` is the
+    D bit after the access, so a cache that maps a clean page must keep it read-only.
     """
 
     gpa: int

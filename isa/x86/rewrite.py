@@ -17,6 +17,7 @@ from isa.base import Flow
 from isa.x86 import incache
 from isa.x86.decode import Insn
 from isa.x86.emit import BUDGET, INT32_MAX, INT32_MIN, Emitter, Target
+from isa.x86.native import is_vector
 from isa.x86.sensitive import Treatment, lock_is_legal, row_of
 from isa.x86.state import ARITH, CS, DS, ES, GS, RCX, RDI, RSI, SS
 
@@ -95,24 +96,6 @@ class Code:
     counted_at: int  # the budget is charged when this instruction starts
 
 
-def is_vector(insn: Insn) -> bool:
-    """True for x87, MMX and SSE instructions, which the interpreter hands to a native unit."""
-    op = insn.opcode
-    if insn.vex:
-        return False
-    if 0xD8 <= op <= 0xDF or op == 0x9B:
-        return True
-    if 0x0F3800 <= op <= 0x0F38EF or 0x0F3A00 <= op <= 0x0F3AFF:
-        return True
-    if 0x0F10 <= op <= 0x0F17 or 0x0F28 <= op <= 0x0F2F or 0x0F50 <= op <= 0x0F77 or 0x0F7C <= op <= 0x0F7F:
-        return True
-    if op in (0x0FC2, 0x0FC4, 0x0FC5, 0x0FC6) or 0x0FD0 <= op <= 0x0FFE:
-        return True
-    if op == 0x0FC3:
-        return True
-    return op == 0x0FAE and insn.modrm < 0xC0 and insn.reg_field < 4
-
-
 _STRINGS: Final = {0xA4, 0xA5, 0xA6, 0xA7, 0xAA, 0xAB, 0xAC, 0xAD, 0xAE, 0xAF}
 _STACK_OPS: Final = {*range(0x50, 0x62), 0x68, 0x6A, 0x8F, 0xC2, 0xC3, 0xC8, 0xC9, 0xE8, 0x9C, 0x9D}
 
@@ -183,18 +166,17 @@ def _definitely_written(insn: Insn) -> int:
 
 
 def free_point(insns: list[Insn], mode: BlockMode) -> int:
-    """Index of an instruction before which the arithmetic flags are dead and nothing can see them, or -1."""
+    """Index of an instruction before which the arithmetic flags are dead and nothing can see them, or -1.
+
+    That is one which overwrites all of them, reads none, and cannot fault or leave the cache.
+    """
     for index, insn in enumerate(insns):
-        if callout_reason(insn, mode) or row_of(insn) is not None or insn.flow is not Flow.NEXT:
-            return -1
-        if insn.flags_read & ARITH:
-            return -1
-        if _definitely_written(insn) & ARITH == ARITH and (insn.modrm < 0 or insn.modrm >= 0xC0):
-            # 0xA4-0xAF touch memory without a ModRM byte; DIV may fault and leaves flags to be seen
-            if insn.opcode not in _STRINGS and not (insn.opcode in (0xF6, 0xF7) and insn.reg_field >= 6):
-                return index
-        elif insn.flags_written & ARITH:
-            return -1  # a partial write would have to be merged with what we clobber
+        if insn.flags_read & ARITH or _definitely_written(insn) & ARITH != ARITH:
+            continue
+        touches_memory = 0 <= insn.modrm < 0xC0 or insn.opcode in _STRINGS
+        divides = insn.opcode in (0xF6, 0xF7) and insn.reg_field >= 6
+        if not (touches_memory or divides or callout_reason(insn, mode) or row_of(insn) is not None):
+            return index
     return -1
 
 

@@ -1,4 +1,4 @@
-"""Segmentation: linear addresses with their limit and type checks, and loads of segment registers (SDM vol. 3, ch. 3, 5)."""
+"""Segmentation: linear addresses with limit and type checks, and loads of segment registers (SDM vol. 3, 3.4, 5)."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def real_style(cpu: Cpu) -> bool:
 def update_mode(cpu: Cpu) -> None:
     """Recompute `cpu.mode` and `cpu.cpl` after CS, SS, CR0, EFER or EFLAGS.VM changed.
 
-    CPL is the DPL of SS, as in a VMCS (SDM vol. 3, 24.4.1), because the RPL of CS is arbitrary between setting CR0.PE and the
-    first far jump; a null SS in 64-bit mode holds CPL in its RPL.
+    CPL is the DPL of SS, as in a VMCS (SDM vol. 3, 24.4.1), because the RPL of CS is arbitrary between setting CR0.PE
+    and the first far jump; a null SS in 64-bit mode holds CPL in its RPL.
     """
     attr = cpu.segs[CS].attr
     if attr & ATTR_L and cpu.long_mode:
@@ -109,8 +109,8 @@ def _violation(seg: int, why: str) -> GuestFault:
 def real_segment(cpu: Cpu, seg: int, selector: int) -> Segment:
     """What loading `selector` in real or virtual-8086 mode gives.
 
-    Real mode changes only selector and base: limit and size bits survive from protected mode ("unreal mode"), unless the
-    register was unusable. Virtual-8086 mode has fixed attributes.
+    Real mode changes only selector and base: limit and size bits survive from protected mode ("unreal mode"), unless
+    the register was unusable. Virtual-8086 mode has fixed attributes.
     """
     if cpu.protected:
         return Segment(selector, selector << 4, 0xFFFF, _VM86_ATTR)
@@ -125,7 +125,7 @@ def vm86_segment(selector: int) -> Segment:
 
 
 def load_segment(cpu: Cpu, seg: int, selector: int) -> None:
-    """Load ES, SS, DS, FS or GS as MOV and POP do; raises #GP, #NP or #SS with the selector, and then changes nothing."""
+    """Load ES, SS, DS, FS or GS as MOV and POP do; raises #GP, #NP or #SS and then changes nothing."""
     if real_style(cpu):
         cpu.segs[seg] = real_segment(cpu, seg, selector)
     elif seg == SS:
@@ -152,7 +152,7 @@ def _data_segment(cpu: Cpu, selector: int) -> Segment:
 
 
 def stack_segment(cpu: Cpu, selector: int, cpl: int, vector: int, ext: int = 0) -> Segment:
-    """SS for privilege level `cpl`; faults are `vector` (#GP, or #TS where a TSS gave it), and #SS where not present."""
+    """SS for privilege level `cpl`; raises `vector` (#GP, or #TS where a TSS gave it), and #SS where not present."""
     if null(selector):
         raise GuestFault(vector, ext, note="null stack segment")
     found = fetch(cpu, selector, vector, ext)

@@ -6,7 +6,8 @@ import dataclasses
 from typing import TYPE_CHECKING, Final
 
 from isa.base import GuestFault
-from isa.x86.frames import Frame, Pops
+from isa.x86 import stack
+from isa.x86.frames import Pops
 from isa.x86.operands import MASKS, offset
 from isa.x86.privilege import (
     memory_operand,
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 # The segment register an opcode names: PUSH, POP, and far-pointer loads.
 _BY_OPCODE: Final = {
-    0x06: ES, 0x07: ES, 0x0E: CS, 0x16: SS, 0x17: SS, 0x1E: DS, 0x1F: DS, 0x0FA0: FS, 0x0FA1: FS, 0x0FA8: GS, 0x0FA9: GS,
+    0x06: ES, 0x07: ES, 0x0E: CS, 0x16: SS, 0x17: SS, 0x1E: DS, 0x1F: DS,
+    0x0FA0: FS, 0x0FA1: FS, 0x0FA8: GS, 0x0FA9: GS,
     0xC4: ES, 0xC5: DS, 0x0FB2: SS, 0x0FB4: FS, 0x0FB5: GS,
 }  # fmt: skip
 
@@ -53,21 +55,14 @@ def mov_to_seg(cpu: Cpu, insn: Insn) -> None:
         cpu.shadow = True
 
 
-def _stack_size(insn: Insn) -> int:
-    return insn.opsize if insn.mode != 64 or insn.opsize == 2 else 8
-
-
 def push_seg(cpu: Cpu, insn: Insn) -> None:
-    frame = Frame.current(cpu)
-    frame.push(cpu.segs[_BY_OPCODE[insn.opcode]].selector, _stack_size(insn))
-    frame.commit()
-    cpu.regs[RSP] = frame.sp
+    stack.push(cpu, cpu.segs[_BY_OPCODE[insn.opcode]].selector, stack.stack_size(insn))
 
 
 def pop_seg(cpu: Cpu, insn: Insn) -> None:
-    seg, stack = _BY_OPCODE[insn.opcode], Pops(cpu)
-    load_segment(cpu, seg, stack.pop(_stack_size(insn)) & 0xFFFF)
-    cpu.regs[RSP] = stack.sp
+    seg, pops = _BY_OPCODE[insn.opcode], Pops(cpu)
+    load_segment(cpu, seg, pops.pop(stack.stack_size(insn)) & 0xFFFF)
+    cpu.regs[RSP] = pops.sp
     if seg == SS:
         cpu.shadow = True
 

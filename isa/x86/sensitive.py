@@ -60,10 +60,10 @@ _NAMES: Final = {
     "rdrand": (False, False), "rdseed": (False, False), "ud": (True, False), "rsm": (True, True), "vmx": (True, True),
     "undefined_feature": (True, False),
 }  # fmt: skip
-_IN_CACHE: Final = {"cli", "sti", "pushf", "popf"}
+IN_CACHE: Final = frozenset(("cli", "sti", "pushf", "popf"))
 
 ROWS: Final[dict[str, Row]] = {
-    name: Row(name, Treatment.IN_CACHE if name in _IN_CACHE else Treatment.CALLOUT, ends, privileged)
+    name: Row(name, Treatment.IN_CACHE if name in IN_CACHE else Treatment.CALLOUT, ends, privileged)
     for name, (ends, privileged) in _NAMES.items()
 }
 

@@ -1,4 +1,4 @@
-"""SYSCALL, SYSRET, SYSENTER and SYSEXIT, which load flat segments without reading descriptors (SDM vol. 3, 5.8.7, 5.8.8)."""
+"""SYSCALL, SYSRET, SYSENTER and SYSEXIT, which load flat segments without descriptors (SDM vol. 3, 5.8.7, 5.8.8)."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _flat(cpu: Cpu, cs: int, cs_attr: int, ss: int, user: bool) -> None:
 
 
 def syscall(cpu: Cpu, insn: Insn) -> None:
-    """To LSTAR from 64-bit mode, to CSTAR from compatibility mode (as AMD's); #UD outside IA-32e mode or without SCE."""
+    """To LSTAR from 64-bit mode, to CSTAR from compatibility mode (as AMD); #UD outside IA-32e mode or without SCE."""
     if not cpu.efer & EFER_SCE or not cpu.long_mode:
         raise GuestFault(UD)
     target = cpu.lstar if cpu.mode == 64 else cpu.cstar

@@ -1,7 +1,7 @@
 """The dispatch of system instructions: one function a row of the sensitive table, by its name.
 
-Each function is called with `cpu.rip` on the instruction. It raises GuestFault with nothing changed, or completes; if it
-chose the next RIP itself (or wants to run again) it sets `cpu.transferred`, else its runner advances RIP.
+Each function is called with `cpu.rip` on the instruction. It raises GuestFault with nothing changed, or completes; if
+it chose the next RIP itself (or wants to run again) it sets `cpu.transferred`, else its runner advances RIP.
 """
 
 from __future__ import annotations
@@ -131,8 +131,8 @@ SYSTEM: Final[dict[str, SystemFunction]] = {
     "wrfsbase": segmoves.wrfsbase,
     "wrgsbase": segmoves.wrgsbase,
     "ud": undefined,
-    # Not in this CPU's feature set: PCID, XSAVE (so CR4.OSXSAVE cannot be set), protection keys, MONITOR, RDRAND, RDSEED,
-    # VMX and SVM; and RSM outside system-management mode, which there is none of.
+    # Not in this CPU's feature set: PCID, XSAVE (so CR4.OSXSAVE cannot be set), protection keys, MONITOR, RDRAND,
+    # RDSEED, VMX and SVM; and RSM outside system-management mode, which there is none of.
     "invpcid": undefined,
     "xgetbv": undefined,
     "xsetbv": undefined,

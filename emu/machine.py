@@ -1,0 +1,324 @@
+"""Builds one machine from a configuration and runs it: the only place that names concrete classes."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from emu import boards
+from emu.backends.unicorn import UnicornBackend
+from emu.bus import Bus, Device
+from emu.clock import Clock, HostTime, InstructionTime
+from emu.config import MachineConfig, resolve_guest
+from emu.dbt.block import Block
+from emu.devices.bios import SERVICE_PORT, Bios, BlockImage
+from emu.devices.debugcon import DebugConsole
+from emu.devices.debugexit import DebugExit
+from emu.devices.i8042 import I8042
+from emu.devices.pci import PciConfig
+from emu.devices.pic import PicPair
+from emu.devices.pit import Pit, PortB
+from emu.devices.port92 import Port92
+from emu.devices.post import PostCode
+from emu.devices.reset import ResetControl
+from emu.devices.rtc import Rtc
+from emu.devices.serial import Serial
+from emu.devices.vga import Vga
+from emu.engines.base import Engine
+from emu.engines.interpret import InterpretEngine
+from emu.engines.translate import TranslateEngine
+from emu.errors import GuestFileError
+from emu.exits import Ending, EndReason
+from emu.loader.detect import load
+from emu.loader.image import GuestImage, LoadedGuest, LoadOptions
+from emu.memory import GuestMemory
+from emu.monitor import Monitor, Ports
+from emu.watch import TextWatch
+from isa.x86.cpu import Cpu
+
+Output = Callable[[bytes], None]
+
+_LOOK_AT_SCREEN = 50_000_000  # ns of guest time between two looks for awaited text on the VGA screen
+_FIXED_START = datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)  # the clock's date under --deterministic
+
+
+@dataclass(slots=True)
+class RunStats:
+    """Figures of one run; times in seconds, sizes in bytes."""
+
+    instructions: int = 0
+    seconds: float = 0.0
+    native_instructions: int = 0  # executed as translated code, not by the interpreter
+    blocks: int = 0
+    links: int = 0  # direct exits chained, re-chained ones counted again
+    direct_exits: int = 0
+    dispatches: int = 0
+    translated_instructions: int = 0
+    guest_bytes: int = 0
+    host_bytes: int = 0
+    translation_seconds: float = 0.0
+    exits: dict[str, int] = field(default_factory=dict)
+    flushes: int = 0
+    invalidated: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """How a run ended, and its figures."""
+
+    ending: Ending
+    stats: RunStats
+
+
+def _discard(_data: bytes) -> None:
+    """Output nobody wants."""
+
+
+class Machine:
+    """One virtual PC with one vCPU.
+
+    `console` receives what the guest writes to the console that `config.console` selects; `serial`, where given,
+    what it writes to COM1 while the console is the VGA screen.
+    """
+
+    def __init__(self, config: MachineConfig, *, console: Output | None = None, serial: Output | None = None) -> None:
+        config.validate()
+        self.config = config
+        guest = resolve_guest(config)
+        self._console = console or _discard
+        self._serial_out = serial or _discard
+        self._watch = TextWatch(config.expect, config.fail_on, self._expected, self._failed)
+        self.mmio = Bus("memory")
+        self.ports = Bus("port")
+        self.memory = GuestMemory(config.memory, self.mmio)
+        self._outside = Ports(self.ports)
+        self.state = Cpu(self.memory, self._outside, None)
+        self._engine = self._build_engine()
+        source = InstructionTime(lambda: self.state.retired) if config.deterministic else HostTime()
+        self.clock = Clock(source)
+        self._outside.clock, self._outside.engine = self.clock, self._engine
+        self.guest = self._load(guest)
+        self._monitor = Monitor(
+            self.state, self._engine, self.clock, self._interrupt_pending, self._acknowledge, self.name_of
+        )
+        self._build_board(guest)
+        self._seconds = 0.0
+
+    # -- construction ------------------------------------------------------------------------------------------
+
+    def _build_engine(self) -> Engine:
+        config, cpu = self.config, self.state
+        if config.engine == "interpret":
+            cpu.native = UnicornBackend().native
+            return InterpretEngine(cpu, self.memory)
+        backend = UnicornBackend(self.memory)
+        cpu.native = backend.native
+        exact = config.deterministic or config.max_instructions is not None
+        return TranslateEngine(cpu, self.memory, backend, exact=exact)
+
+    def _load(self, image: GuestImage) -> LoadedGuest:
+        config = self.config
+        initrd = None
+        if config.initrd is not None:
+            initrd = _read_file(config.initrd, "initrd")
+        options = LoadOptions(
+            format=config.format, mode=config.mode, org=config.org, append=config.append, initrd=initrd
+        )
+        return load(image, self.memory, self.state, options)
+
+    def _build_board(self, image: GuestImage) -> None:
+        config, ports, clock = self.config, self.ports, self.clock
+        start = _FIXED_START if config.deterministic else datetime.datetime.now(datetime.UTC)
+        self._pic = pic = PicPair(self._monitor.interrupt_line)
+        pit = Pit(clock, pic.line(0))
+        self.serial = Serial(pic.line(4), clock, self._serial_written)
+        self.keyboard = I8042(pic.line(1), self._reset, self._a20)
+        self.vga = Vga(self.memory.read_bytes)
+        self.post = PostCode()
+        attached: tuple[tuple[int, int, Device, int], ...] = (
+            (boards.PIC_MASTER, 2, pic, 0),
+            (boards.PIC_SLAVE, 2, pic, 2),
+            (boards.PIC_ELCR, 2, pic, 4),
+            (boards.PIT, 4, pit, 0),
+            (boards.PORT_B, 1, PortB(pit), 0),
+            (boards.KEYBOARD_DATA, 1, self.keyboard, 0),
+            (boards.KEYBOARD_STATUS, 1, self.keyboard, 4),
+            (boards.RTC, 2, Rtc(clock, pic.line(8), start, config.memory), 0),
+            (boards.POST, 1, self.post, 0),
+            (boards.PORT_92, 1, Port92(self._a20, self._reset), 0),
+            (boards.DEBUGCON, 1, DebugConsole(self._debug_written), 0),
+            (boards.DEBUG_EXIT, 4, DebugExit(self._debug_exit), 0),
+            (boards.VGA, 0x20, self.vga, 0),
+            (boards.COM1, 8, self.serial, 0),
+            (boards.PCI, 8, PciConfig(ResetControl(self._reset)), 0),
+        )
+        for where, length, device, base in attached:
+            ports.attach(where, length, device, base)
+        if self.guest.bios:
+            disk = None
+            if config.disk is not None:
+                disk = BlockImage(_read_file(config.disk, "disk image"))
+            elif self.guest.format == "boot":
+                disk = BlockImage(image.data)
+            bios = Bios(_StateOf(self.state), self.memory, ports, clock, self._bios_written, disk)
+            ports.attach(SERVICE_PORT, 1, bios)
+            bios.install()
+        if config.console == "vga" and self._watch.wanted:
+            self.clock.at(_LOOK_AT_SCREEN, self._look_at_screen)
+
+    def add_port_device(self, start: int, length: int, device: Device) -> None:
+        """Attach a device to I/O ports [start, start+length); raises ValueError where another one sits."""
+        self.ports.attach(start, length, device)
+
+    def add_memory_device(self, start: int, length: int, device: Device) -> None:
+        """Attach a device to guest-physical [start, start+length), which must not be RAM (ValueError)."""
+        if any(self.memory.ram_offset(page) >= 0 for page in range(start & -0x1000, start + length, 0x1000)):
+            raise ValueError(f"memory device {device.name} at {start:#x}+{length:#x} overlaps RAM")
+        self.mmio.attach(start, length, device)
+
+    # -- what devices report -----------------------------------------------------------------------------------
+
+    def _interrupt_pending(self) -> bool:
+        return self._pic.pending()
+
+    def _acknowledge(self) -> int:
+        return self._pic.acknowledge()
+
+    def _serial_written(self, data: bytes) -> None:
+        if self.config.console == "serial":
+            self._console_written(data)
+        else:
+            self._serial_out(data)
+
+    def _bios_written(self, data: bytes) -> None:
+        if self.config.console == "serial":
+            self._console_written(data)
+
+    def _console_written(self, data: bytes) -> None:
+        self._console(data)
+        self._watch.feed(data)
+
+    def _debug_written(self, data: bytes) -> None:
+        self._console_written(data)
+
+    def _debug_exit(self, value: int) -> None:
+        status = value << 1 | 1
+        code = 0 if self.config.success_code == status else status & 0xFF
+        self._monitor.end(Ending(EndReason.DEBUG_EXIT, code, f"the guest left with value {value:#x} (status {status})"))
+
+    def _expected(self, text: str) -> None:
+        self._monitor.end(Ending(EndReason.EXPECTED, 0, f"the console showed {text!r}"))
+
+    def _failed(self, text: str) -> None:
+        self._monitor.end(Ending(EndReason.FAILED_ON, 10, f"the console showed {text!r} (--fail-on)"))
+
+    def _look_at_screen(self) -> None:
+        self._watch.look("\n".join(self.vga.text()))
+        self.clock.at(self.clock.now() + _LOOK_AT_SCREEN, self._look_at_screen)
+
+    def _reset(self) -> None:
+        self._monitor.end(Ending(EndReason.RESET, 0, "the guest reset the machine"))
+
+    def _a20(self, _enabled: bool) -> None:
+        """The A20 gate is not modelled: address line 20 always works."""
+
+    # -- running -----------------------------------------------------------------------------------------------
+
+    def run(self) -> RunResult:
+        """Run until the guest ends, a limit is reached or `stop` is called."""
+        started = time.perf_counter()
+        ending = self._monitor.run(self.config.timeout, self.config.max_instructions)
+        self._seconds += time.perf_counter() - started
+        return RunResult(ending, self.stats())
+
+    def stop(self) -> None:
+        """End the run; callable from a thread or a signal handler."""
+        self._monitor.end(Ending(EndReason.INTERRUPTED, 130, "stopped"))
+        self._engine.interrupt()
+
+    def send_input(self, data: bytes) -> None:
+        """Type `data` on the selected console; callable from any thread."""
+        if self.config.console == "serial":
+            self._monitor.submit(lambda: self.serial.receive(data))
+            if self.guest.bios:
+                self._monitor.submit(lambda: self.keyboard.type_text(data.decode("latin-1")))
+        else:
+            self._monitor.submit(lambda: self.keyboard.type_text(data.decode("latin-1")))
+
+    def screenshot(self) -> bytes:
+        """The VGA text screen as a PNG."""
+        from emu.screen import render_png  # here: only a screenshot needs the imaging library
+
+        return render_png(self.vga)
+
+    def screen_text(self) -> list[str]:
+        return self.vga.text()
+
+    def blocks(self) -> list[Block]:
+        """Translated blocks in order of translation; none under `interpret`."""
+        return self._engine.blocks()
+
+    def code(self, block: Block) -> bytes:
+        """The host code of a translated block."""
+        return self._engine.code(block)
+
+    def name_of(self, address: int) -> str:
+        """A guest address with its symbol, where the guest has symbols."""
+        found = self.guest.symbols.lookup(address)
+        if found is None:
+            return f"{address:#x}"
+        name, offset = found
+        return f"{address:#x} ({name}+{offset:#x})" if offset else f"{address:#x} ({name})"
+
+    def stats(self) -> RunStats:
+        """Figures so far."""
+        counters = self._engine.counters()
+        exits = counters.exits + self._outside.exits + self._monitor.exits
+        retired = self.state.retired
+        return RunStats(
+            instructions=retired,
+            seconds=self._seconds,
+            native_instructions=max(retired - counters.emulated, 0),
+            blocks=counters.blocks,
+            links=counters.links,
+            direct_exits=counters.direct_exits,
+            dispatches=counters.dispatches,
+            translated_instructions=counters.translated_instructions,
+            guest_bytes=counters.guest_bytes,
+            host_bytes=counters.host_bytes,
+            translation_seconds=counters.translation_seconds,
+            exits=dict(exits.most_common()),
+            flushes=counters.flushes,
+            invalidated=counters.invalidated,
+        )
+
+    def close(self) -> None:
+        """Give the host's memory back; the machine cannot run again."""
+        self._engine.close()
+        self.memory.close()
+
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _StateOf:
+    """The CPU as the BIOS services see it."""
+
+    state: Cpu
+
+
+def _read_file(path: Path, what: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise GuestFileError(f"{what} {path}: {error.strerror}") from error
