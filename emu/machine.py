@@ -97,6 +97,7 @@ class Machine:
         self.memory = GuestMemory(config.memory, self.mmio)
         self._outside = Ports(self.ports)
         self.state = Cpu(self.memory, self._outside, None)
+        self.state.apic_base = 0  # the board has no local APIC, and CPUID says so
         self._engine = self._build_engine()
         source = InstructionTime(lambda: self.state.retired) if config.deterministic else HostTime()
         self.clock = Clock(source)

@@ -23,6 +23,7 @@ class ShadowMmu:
         self._cpu, self._memory, self._backend = cpu, memory, backend
         self._writers: dict[int, set[int]] = {}  # physical page -> linear pages mapped writable
         memory.on_watch_change.append(self._watch_changed)
+        self._large = False  # pages of a larger guest page are mapped: INVLPG drops all of it (SDM vol. 3, 4.10.4.1)
         self.filled = 0
         self.flushes = 0
 
@@ -41,6 +42,7 @@ class ShadowMmu:
         visible = mapping.user and (mapping.writable or not write)
         first, gpa, count = linear & -PAGE, mapping.gpa & -PAGE, 1
         if mapping.size > PAGE:
+            self._large = True
             first = linear & -(PAGE * _GROUP)
             gpa += first - (linear & -PAGE)
             count = _GROUP
@@ -68,9 +70,10 @@ class ShadowMmu:
 
     def forget(self, linear: int | None) -> None:
         """The guest flushed one translation, or all."""
-        if linear is not None:
+        if linear is not None and not self._large:
             self._backend.unmap_page(linear & -PAGE)
             return
         self._backend.unmap_all()
         self._writers.clear()
+        self._large = False
         self.flushes += 1

@@ -53,7 +53,7 @@ class PhysicalMemory(Protocol):
     ram: memoryview  # all RAM bytes, format 'B'; index with the offsets that ram_offset() gives
 
     def ram_offset(self, gpa: int) -> int:
-        """Offset in `ram` of the 4 KiB page that holds `gpa`, or -1 where there is no RAM (MMIO, ROM or nothing)."""
+        """Offset in `ram` of the 4 KiB page that holds `gpa`, or -1 where there is none (MMIO or nothing)."""
         ...
 
     def watched(self, gpa: int) -> bool:

@@ -22,8 +22,7 @@ from isa.x86 import paging
 from isa.x86.cpu import Cpu
 from isa.x86.emit import BUDGET, PENDING, SPILL, VIRTUAL_IF
 from isa.x86.interp import Interpreter
-from isa.x86.native import is_vector
-from isa.x86.rewrite import BlockMode, Site, SiteKind, ends_block
+from isa.x86.rewrite import BlockMode, Site, SiteKind
 from isa.x86.sensitive import IN_CACHE
 from isa.x86.state import AC, ARITH, DF, DS, ES, FS, GS, ID, IF, NT, PAGE_FAULT, SS, TF
 from isa.x86.views import Modes
@@ -264,7 +263,7 @@ class TranslateEngine:
         return self._emulate_or_defer(block, index, behind)
 
     def _emulate_or_defer(self, block: Block, index: int, behind: int) -> int:
-        if is_vector(block.code.pieces[index].insn):  # its native unit is this very machine, which is running
+        if block.code.pieces[index].vector:  # its native unit is this very machine, which is running
             self._deferred = (block, index, behind)
             return -1
         return self._emulate(block, index, behind)
@@ -272,8 +271,8 @@ class TranslateEngine:
     def _emulate(self, block: Block, index: int, behind: int) -> int:
         """Execute instruction `index` of `block` by the interpreter and go on: at cache offset `behind` if possible."""
         cpu = self._cpu
-        insn = block.code.pieces[index].insn
-        start = cpu.rip
+        piece = block.code.pieces[index]
+        start = piece.guest_pc
         try:
             self._interpreter.step()
         except GuestFault as fault:
@@ -284,7 +283,6 @@ class TranslateEngine:
             self._settle(block, index + 1)  # a single-step trap, behind the instruction
             return self._finish(self._fault_exit(fault))
         self._counters.emulated += 1
-        straight = cpu.rip == (start + insn.size & (-1 if block.mode.mode == 64 else _M32))
         if cpu.halted:
             self._settle(block, index + 1)
             return self._finish(Halt(bool(cpu.system_flags & IF)))
@@ -293,9 +291,11 @@ class TranslateEngine:
             self._settle(block, index + 1)
             return self._finish(Budget())
         cpu.shadow = False  # no interrupt can arrive before the next instruction has run
-        if straight and behind >= 0 and block.valid and not self._stale and not ends_block(insn):
-            self._push()
-            return behind
+        if behind >= 0 and block.valid and not piece.ends and not self._stale:
+            size = piece.insn.size
+            if cpu.rip == (start + size if block.mode.mode == 64 else start + size & _M32):
+                self._push()
+                return behind
         self._settle(block, index + 1)
         return self._go_on()
 

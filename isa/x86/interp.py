@@ -36,7 +36,8 @@ _BOUND_LIMIT: Final = 50_000
 _PREFIXES: Final = frozenset((0x66, 0x67, 0xF0, 0xF2, 0xF3, 0x2E, 0x36, 0x3E, 0x26, 0x64, 0x65))
 
 
-def _merge(*families: Mapping[int, Binder]) -> dict[int, Binder]:
+def merge(*families: Mapping[int, Binder]) -> dict[int, Binder]:
+    """One table of all families; ValueError where two of them claim an opcode."""
     merged: dict[int, Binder] = {}
     for family in families:
         twice = merged.keys() & family.keys()
@@ -50,10 +51,11 @@ _GROUP3: Final = (0xF6, 0xF7)  # by ModRM.reg in two families: TEST, NOT, NEG; a
 
 
 def _group3(insn: Insn, pc: int) -> Op:
-    return alu.GROUP3.get(insn.reg_field, muldiv.BINDERS[insn.opcode])(insn, pc)
+    binder = alu.GROUP3.get(insn.reg_field)
+    return (muldiv.BINDERS[insn.opcode] if binder is None else binder)(insn, pc)
 
 
-BINDERS: Final[dict[int, Binder]] = _merge(
+BINDERS: Final[dict[int, Binder]] = merge(
     alu.BINDERS, move.BINDERS, stack.BINDERS, branch.BINDERS, strings.BINDERS, shifts.BINDERS, bits.BINDERS,
     bcd.BINDERS, exchange.BINDERS, dict.fromkeys(_GROUP3, _group3),
     {opcode: binder for opcode, binder in muldiv.BINDERS.items() if opcode not in _GROUP3},
@@ -96,6 +98,8 @@ def bind(insn: Insn, pc: int) -> Op:
         fence = move.fence(insn, pc)
         if fence is not None:
             return fence
+    if insn.rep == 0xF2 and insn.opcode in (0x0F38F0, 0x0F38F1):
+        return bits.crc32(insn, pc)  # without the prefix these opcodes are MOVBE
     binder = BINDERS.get(insn.opcode | VEX if insn.vex else insn.opcode)
     if binder is not None:
         return binder(insn, pc)

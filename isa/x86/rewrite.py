@@ -58,6 +58,8 @@ class Piece:
     guest_pc: int
     insn: Insn
     reason: str = ""  # why it is not a plain copy: a callout's or in-cache emulation's name, for listings
+    ends: bool = False  # nothing of the block is behind it
+    vector: bool = False  # the interpreter hands it to the native unit
     spilled: list[tuple[int, int, dict[int, int]]] = field(default_factory=list)
 
 
@@ -208,7 +210,7 @@ class Rewriter:
         free = -1 if self._mode.exact else free_point(insns, self._mode)
         counted_at = max(free, 0)
         for index, insn in enumerate(insns):
-            piece = Piece(emit.at, pc, insn)
+            piece = Piece(emit.at, pc, insn, "", ends_block(insn), is_vector(insn))
             if index == 0 and indirect >= 0:
                 piece.start = indirect
                 piece.spilled.append((indirect, entry, dict(incache.LOOKUP_SPILLS)))

@@ -7,8 +7,9 @@ import pytest
 from emu.bus import Bus
 from emu.memory import GuestMemory
 from isa.base import GuestFault
+from isa.x86 import move
 from isa.x86.cpu import Cpu
-from isa.x86.interp import Interpreter
+from isa.x86.interp import Interpreter, merge
 from isa.x86.state import AC, CF, CR0_AM, IF, RF, RSP, TF, Segment
 
 TABLES = 0x80000
@@ -494,3 +495,22 @@ def test_loop_affects_no_flags(opcode: str) -> None:
         taken = {"e0": not flags & 0x40, "e1": bool(flags & 0x40), "e2": True, "e3": False}[opcode]
         assert machine.cpu.rip == (0x1012 if taken else 0x1002)
         assert machine.cpu.regs[1] == (2 if opcode == "e3" else 1)
+
+
+# -- binding --------------------------------------------------------------------------------------------------------
+
+
+def test_two_families_cannot_claim_one_opcode() -> None:
+    with pytest.raises(ValueError, match="0x8d"):
+        merge(move.BINDERS, {0x8D: move.movsxd})
+
+
+def test_group_3_is_shared_by_two_families() -> None:
+    machine = Machine()
+    machine.code("f7 c3 08 00 00 00 f7 d3 f7 db f7 e3 f6 f1")  # test, not, neg, mul, div
+    machine.cpu.regs[0], machine.cpu.regs[1], machine.cpu.regs[3] = 3, 5, 9
+    assert machine.interpreter.run(4) == 4
+    assert machine.cpu.regs[3] == 10
+    assert machine.cpu.regs[0] == 30
+    machine.interpreter.step()
+    assert machine.cpu.regs[0] == 6

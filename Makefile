@@ -1,0 +1,39 @@
+# Everything a developer runs. `make help` lists it.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 14
+
+$(VENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --upgrade 'pip>=25.1'
+	$(BIN)/pip install -q -e . --group dev
+	@touch $@
+
+venv: $(VENV)/ready ## Create .venv with vemu and its development tools
+
+run: $(VENV)/ready ## Boot a bundled guest
+	$(BIN)/vemu run hello64 --success-code 33
+
+test: $(VENV)/ready ## Run all tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/ready ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+guests: $(VENV)/ready ## Rebuild the bundled guests
+	$(BIN)/python -m guests.build
+
+bench: $(VENV)/ready ## Compare the engines, plain Unicorn and QEMU
+	$(BIN)/python -m benchmarks
+
+clean: ## Remove what the targets above made
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache dist
+
+.PHONY: help venv run test lint guests bench clean

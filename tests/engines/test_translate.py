@@ -1,0 +1,187 @@
+"""The translating engine: exactness of state, chaining, coherency, eviction and budgets."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from emu.engines.translate import TranslateEngine
+from emu.exits import Budget, Fault, Halt
+from isa.x86.state import IF, RAX, RBX, RCX, RSI
+
+ORG = 0x100000
+Make = Callable[..., Any]  # builds a World (see conftest)
+ENGINES = ["translate", "interpret"]
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_runs_to_halt_and_counts_instructions(make: Make, kind: str) -> None:
+    world = make(kind)
+    world.put("mov ecx, 1000; xor eax, eax; again: add eax, ecx; dec ecx; jnz again; hlt")
+    assert world.run() == Halt(False)
+    assert world.cpu.regs[RAX] == 500500
+    assert world.cpu.retired == 2 + 3 * 1000 + 1
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_a_fault_leaves_the_state_before_the_instruction(make: Make, kind: str) -> None:
+    world = make(kind)
+    at = world.put("mov eax, 5; mov ebx, 7; cmp eax, 5; stc")
+    world.put("xor edx, edx; xor ecx, ecx; stc; div ecx; mov ebx, 9", at)
+    out = world.run()
+    assert isinstance(out, Fault)
+    assert (out.vector, out.error, out.pc) == (0, None, at + 5)
+    assert (world.cpu.regs[RAX], world.cpu.regs[RBX], world.cpu.retired) == (5, 7, 7)
+    assert world.cpu.rflags & 0x41 == 0x41
+
+
+def test_direct_branches_are_chained(make: Make) -> None:
+    world = make()
+    world.put("mov ecx, 100000; a: jmp b; nop; b: dec ecx; jnz a; hlt")
+    world.run()
+    counters = world.engine.counters()
+    assert counters.dispatches < 20
+    assert counters.links >= 3
+
+
+def test_calls_and_returns_stay_in_the_cache(make: Make) -> None:
+    world = make()
+    world.put("mov ecx, 50000; again: call f; dec ecx; jnz again; hlt; f: inc ebx; ret")
+    world.run()
+    assert world.cpu.regs[RBX] == 50000
+    assert world.engine.counters().exits["indirect"] < 10
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_a_block_that_patches_itself_sees_the_patch_at_once(make: Make, kind: str) -> None:
+    world = make(kind)
+    # the immediate of the MOV behind is rewritten by the MOV before it, in the same block
+    head = world.put("mov byte ptr [0x100008], 42")
+    assert head == ORG + 7
+    world.put("mov al, 1; mov bl, al; hlt", head)
+    assert world.run() == Halt(False)
+    assert world.cpu.regs[RBX] & 0xFF == 42
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_a_chained_block_is_unlinked_when_its_bytes_change(make: Make, kind: str) -> None:
+    world = make(kind)
+    world.put("mov ecx, 10; again: call 0x101000; cmp ecx, 5; jne skip; mov byte ptr [0x101001], 100; skip: dec ecx; jnz again; hlt")
+    world.put("mov al, 1; add ebx, 0; movzx eax, al; add esi, eax; ret", 0x101000)
+    world.run()
+    assert world.cpu.regs[RSI] == 6 * 1 + 4 * 100
+
+
+def test_a_write_by_a_device_drops_the_translation(make: Make) -> None:
+    world = make()
+    world.put("mov eax, 1; hlt")
+    world.run()
+    world.memory.write_bytes(ORG + 1, b"\x07")
+    world.cpu.rip, world.cpu.halted = ORG, False
+    world.run()
+    assert world.cpu.regs[RAX] == 7
+
+
+def test_a_full_cache_is_flushed_and_goes_on(make: Make) -> None:
+    world = make(cache_limit=20_000)
+    at = ORG
+    for _ in range(400):  # blocks enough for several times the limit
+        at = world.put(f"add eax, 1; jmp {at + 64:#x}", at) and at + 64
+    world.put("hlt", at)
+    assert world.run() == Halt(False)
+    assert world.cpu.regs[RAX] == 400
+    assert world.engine.counters().flushes > 0
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 10, 999, 1000, 1001])
+@pytest.mark.parametrize("kind", ENGINES)
+def test_an_exact_budget_stops_at_the_instruction(make: Make, kind: str, limit: int) -> None:
+    world = make(kind, exact=True) if kind == "translate" else make(kind)
+    world.put("again: inc eax; add ebx, 2; nop; jmp again")
+    assert world.run(limit) == Budget()
+    assert world.cpu.retired == limit
+    assert world.cpu.regs[RAX] == (limit + 3) // 4
+    assert world.cpu.rip == ORG + [0, 1, 4, 5][limit % 4]
+
+
+def test_interrupt_from_another_thread_stops_a_loop_precisely(make: Make) -> None:
+    world = make()
+    world.put("again: inc eax; jmp again")
+    timer = threading.Timer(0.05, world.engine.interrupt)
+    timer.start()
+    assert world.run() == Budget()
+    timer.join()
+    assert world.cpu.rip in (ORG, ORG + 1)
+    assert world.cpu.retired == 2 * world.cpu.regs[RAX] - (world.cpu.rip == ORG + 1)
+
+
+def test_cli_sti_pushf_popf_do_not_leave_the_cache(make: Make) -> None:
+    world = make()
+    world.put("mov ecx, 1000; again: cli; pushfd; pop eax; sti; pushfd; pop ebx; pushfd; popfd; dec ecx; jnz again; cli; hlt")
+    world.run()
+    exits = world.engine.counters().exits
+    assert not any(exits[name] for name in ("cli", "sti", "pushf", "popf"))
+    assert world.cpu.regs[RAX] & IF == 0
+    assert world.cpu.regs[RBX] & IF == IF
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_popf_keeps_arithmetic_flags_and_changes_if(make: Make, kind: str) -> None:
+    world = make(kind)
+    world.put("push 0x2d7; popfd; pushfd; pop eax; push 0x46; popfd; pushfd; pop ebx; hlt")
+    world.run()
+    assert world.cpu.regs[RAX] == 0x2D7
+    assert world.cpu.regs[RBX] == 0x46
+
+
+def test_sti_leaves_when_an_interrupt_waits(make: Make) -> None:
+    world = make()
+    end = world.put("cli; mov eax, 1; sti; nop")
+    world.put("mov eax, 2; hlt", end)
+    world.engine.set_pending(True)
+    assert world.run() == Budget()
+    assert world.cpu.shadow
+    assert world.cpu.regs[RAX] == 1
+    assert world.cpu.rip == end - 1
+
+
+def test_indirect_jumps_through_a_table(make: Make) -> None:
+    world = make()
+    world.put(
+        "mov ecx, 3000; again: mov eax, ecx; and eax, 1; jmp dword ptr [eax*4 + 0x102000]; nop;"
+        "zero: add ebx, 1; jmp next; one: add esi, 1; next: dec ecx; jnz again; hlt"
+    )
+    code = bytes(world.memory.read_bytes(ORG, 64))
+    zero = ORG + code.index(b"\x83\xc3\x01")
+    one = ORG + code.index(b"\x83\xc6\x01")
+    world.memory.write(0x102000, 4, zero)
+    world.memory.write(0x102004, 4, one)
+    world.run()
+    assert (world.cpu.regs[RBX], world.cpu.regs[RSI], world.cpu.regs[RCX]) == (1500, 1500, 0)
+    assert world.engine.counters().exits["indirect"] <= 4
+
+
+def test_every_stop_point_of_a_mixed_loop_agrees_with_the_interpreter(make: Make) -> None:
+    """Invariants 2 and 4: the whole state is equal after any number of instructions."""
+    text = (
+        "mov ebp, 0x103000; again: mov [ebp], eax; add eax, 3; pushfd; call f; popfd; adc ebx, 0; cmp eax, 40;"
+        "sti; jb again; cli; mov ecx, 3; rep stosb; xor eax, eax; jmp again; f: lea esi, [eax + ebx]; ror esi, 3; ret"
+    )
+    reference = make("interpret")
+    reference.put(text)
+    reference.cpu.regs[7] = 0x104000
+    for steps in range(1, 120):
+        world = make(exact=True)
+        world.put(text)
+        world.cpu.regs[7] = 0x104000
+        world.run(steps)
+        reference.run(1)
+        ours: Any = (world.cpu.rip, world.cpu.regs, world.cpu.rflags, world.cpu.retired)
+        theirs: Any = (reference.cpu.rip, reference.cpu.regs, reference.cpu.rflags, reference.cpu.retired)
+        assert ours == theirs, f"after {steps} instructions"
+        world.engine.close()
+
+
+def test_the_engine_names_itself(make: Make) -> None:
+    assert isinstance(make().engine, TranslateEngine)
