@@ -393,6 +393,8 @@ class UnicornBackend:
         self._lib.uc_emu_stop(self._handle)
 
     def close(self) -> None:
+        if self._uc is None:
+            return
         self._lib.uc_context_free(self._context)
         self._uc = None
         self._anchors.clear()
