@@ -83,15 +83,15 @@ def _movs(shape: _Shape) -> tuple[Step, Bulk]:
         shape.advance(cpu, RDI, 1)
 
     def bulk(cpu: Cpu, count: int) -> int:
-        source, count = _window(cpu, shape, seg, RSI, count, False)
-        if count:
-            target, count = _window(cpu, shape, ES, RDI, count, True)
+        source, readable = _window(cpu, shape, seg, RSI, count, False)
+        if not readable:
+            return 0
+        target, count = _window(cpu, shape, ES, RDI, readable, True)
         if not count:
             return 0
         ram, length = cpu.ram, count * size
         if cpu.system_flags & DF:
-            # The windows begin at their lowest byte; they were found for different counts perhaps.
-            source = _lowest(cpu, shape, seg, count)
+            source += (readable - count) * size  # a window begins at its lowest element
             if 0 < source - target < length:
                 return 0  # a downward copy that reads what it wrote
             ram[target : target + length] = ram[source : source + length]
@@ -109,11 +109,6 @@ def _movs(shape: _Shape) -> tuple[Step, Bulk]:
         return count
 
     return step, bulk
-
-
-def _lowest(cpu: Cpu, shape: _Shape, seg: int, count: int) -> int:
-    """Offset in `cpu.ram` of the lowest of exactly `count` elements at rSI, known to be in a window."""
-    return _window(cpu, shape, seg, RSI, count, False)[0]
 
 
 def _stos(shape: _Shape) -> tuple[Step, Bulk]:

@@ -1,7 +1,6 @@
 """The bare machine: privilege, segments, faults, flags, stops; each against what the architecture says."""
 
 import struct
-import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -12,6 +11,7 @@ from emu.backends.base import LEAVE, Trap, View
 from emu.backends.unicorn import UnicornBackend
 from emu.bus import Bus
 from emu.memory import GuestMemory
+from emu.preempt import Preempter
 
 NO_BASES = (0, 0, 0, 0, 0, 0)
 AT = 0x1000
@@ -182,12 +182,12 @@ def test_stop_from_another_thread_is_precise(machine: UnicornBackend) -> None:
     machine.patch(AT, b"\xeb\xfe")
     machine.set_view(View(64, 1, True, NO_BASES))
     machine.push([5] * 16, 2)
-    timer = threading.Timer(0.05, machine.stop)
+    preempter = Preempter(machine.stop)  # one request alone may come before the machine runs, and be lost
+    preempter.arm(20_000_000)
     started = time.monotonic()
-    timer.start()
     assert machine.run(AT, lambda trap: -1) == AT
     assert time.monotonic() - started < 5
-    timer.join()
+    preempter.close()
     regs = [0] * 16
     machine.pull(regs)
     assert regs == [5] * 16

@@ -1,6 +1,5 @@
 """The translating engine: exactness of state, chaining, coherency, eviction and budgets."""
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +7,7 @@ import pytest
 
 from emu.engines.translate import TranslateEngine
 from emu.exits import Budget, Fault, Halt
+from emu.preempt import Preempter
 from isa.x86.state import IF, RAX, RBX, RCX, RSI
 
 ORG = 0x100000
@@ -108,10 +108,10 @@ def test_an_exact_budget_stops_at_the_instruction(make: Make, kind: str, limit: 
 def test_interrupt_from_another_thread_stops_a_loop_precisely(make: Make) -> None:
     world = make()
     world.put("again: inc eax; jmp again")
-    timer = threading.Timer(0.05, world.engine.interrupt)
-    timer.start()
+    preempter = Preempter(world.engine.interrupt)
+    preempter.arm(20_000_000)
     assert world.run() == Budget()
-    timer.join()
+    preempter.close()
     assert world.cpu.rip in (ORG, ORG + 1)
     assert world.cpu.retired == 2 * world.cpu.regs[RAX] - (world.cpu.rip == ORG + 1)
 
