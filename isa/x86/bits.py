@@ -6,13 +6,14 @@ the counts and BMI clear them, BSF and BSR clear them but for PF, the parity of 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from isa.x86.decode import IMM, MEM, Insn
 from isa.x86.flags import set_arith, set_cf, szp
 from isa.x86.operands import MASKS, Binder, Op, Read, offset, reader, rmw, writer
-from isa.x86.state import ARITH, CF, OF, PF, SF, ZF
+from isa.x86.state import CF, OF, PF, SF, ZF
 from isa.x86.vex import PP_F2, PP_F3, PP_NONE, VEX, guarded, pp, undefined
 
 if TYPE_CHECKING:
@@ -84,10 +85,16 @@ def _leading(value: int, bits: int) -> int:
     return bits - value.bit_length()
 
 
+def _source(insn: Insn, pc: int) -> Read:
+    """The second operand, as wide as the first (capstone gives BSR with 66 and REX.W a memory operand of 16 bits)."""
+    target, source = insn.operands
+    return reader(insn, dataclasses.replace(source, size=target.size), pc)
+
+
 def _counted(insn: Insn, pc: int, count: Callable[[int, int], int]) -> Op:
     """TZCNT and LZCNT: CF tells that there was no bit, ZF that the count is zero."""
-    target, source = insn.operands
-    read, write, bits = reader(insn, source, pc), writer(insn, target, pc), source.size * 8
+    target = insn.operands[0]
+    read, write, bits = _source(insn, pc), writer(insn, target, pc), target.size * 8
 
     def counted(cpu: Cpu) -> None:
         value = read(cpu)
@@ -100,8 +107,8 @@ def _counted(insn: Insn, pc: int, count: Callable[[int, int], int]) -> Op:
 
 def _scanned(insn: Insn, pc: int, find: Callable[[int, int], int]) -> Op:
     """BSF and BSR: without a bit the target stays, all 64 bits of it, and ZF is set."""
-    target, source = insn.operands
-    read, write, bits = reader(insn, source, pc), writer(insn, target, pc), source.size * 8
+    target = insn.operands[0]
+    read, write, bits = _source(insn, pc), writer(insn, target, pc), target.size * 8
 
     def scan(cpu: Cpu) -> None:
         value = read(cpu)
@@ -126,8 +133,7 @@ def _backward(insn: Insn, pc: int) -> Op:
 def _popcnt(insn: Insn, pc: int) -> Op:
     if insn.rep != 0xF3:
         return undefined
-    target, source = insn.operands
-    read, write = reader(insn, source, pc), writer(insn, target, pc)
+    read, write = _source(insn, pc), writer(insn, insn.operands[0], pc)
 
     def popcnt(cpu: Cpu) -> None:
         count = read(cpu).bit_count()

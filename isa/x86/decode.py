@@ -53,6 +53,11 @@ class Operand:
 
 RIP_BASE: Final = 16
 
+# Opcodes for which 66 is an operand-size prefix and nothing else.
+_SIZED: Final = frozenset(
+    (*range(0x100), *range(0x0F40, 0x0F50), *range(0x0FA3, 0x0FAE), *range(0x0FAF, 0x0FC2), *range(0x0FC8, 0x0FD0))
+)
+
 
 class Insn:
     """One decoded instruction, independent of its address; treat as immutable.
@@ -277,6 +282,8 @@ class Decoder:
             insn = self._invalid(code)
         else:
             insn = self._build(code)
+            if insn.rex & 8 and insn.opcode in _SIZED and 0x66 in insn.raw[: insn.opcode_at]:
+                insn = self._without_66(code, insn)
         if len(self._memo) > 200_000:  # bounds memory when a guest executes random bytes
             self._memo.clear()
         self._memo[code] = insn
@@ -291,6 +298,21 @@ class Decoder:
         insn.opcode, insn.opcode_at, insn.modrm, insn.modrm_at = -1, 0, -1, 0
         insn.disp_at = insn.disp_size = insn.imm_at = insn.imm_size = 0
         insn.flags_read, insn.flags_written, insn.flow = 0, 0, Flow.INVALID
+        return insn
+
+    def _without_66(self, code: bytes, wrong: Insn) -> Insn:
+        """REX.W overrides an operand-size prefix (SDM vol. 2, 2.2.1.2), but capstone lets the prefix win."""
+        at = code.index(0x66)
+        found = self.decode((code[:at] + code[at + 1 :]).ljust(MAX_LENGTH, b"\x90"))
+        if found is None or found.opcode != wrong.opcode:
+            return wrong
+        insn = Insn()
+        for name in Insn.__slots__:
+            setattr(insn, name, getattr(found, name))
+        insn.raw, insn.size = code[: found.size + 1], found.size + 1
+        for name in ("opcode_at", "modrm_at", "disp_at", "imm_at"):
+            setattr(insn, name, getattr(found, name) + 1 if getattr(found, name) else 0)
+        insn._operands = None
         return insn
 
     def _build(self, code: bytes) -> Insn:

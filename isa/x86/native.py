@@ -38,6 +38,7 @@ from isa.x86.vex import undefined
 _WAIT: Final = 0x9B
 _MOVNTI: Final = 0x0FC3
 _MASKMOV: Final = 0x0FF7
+_COMISD: Final = 0x0F2F
 _GROUP15: Final = 0x0FAE  # /0 FXSAVE, /1 FXRSTOR, /2 LDMXCSR, /3 STMXCSR
 _MXCSR_MASK: Final = 0xFFFF
 # The FXSAVE image (SDM vol. 1, table 10-2).
@@ -125,6 +126,8 @@ def memory_size(insn: Insn) -> int:
         return size
     if insn.opcode == _GROUP15:
         return 512 if insn.reg_field < 2 else 4
+    if insn.opcode == _COMISD and _wide_prefix(insn):
+        return 8  # capstone says 16
     mem = insn.mem
     return 0 if mem is None else mem.size
 
@@ -157,7 +160,7 @@ def encode(insn: Insn) -> tuple[bytes, int]:
     if _is_x87(insn) or insn.opcode == _WAIT:
         # 66 only matters for environments, whose size follows the effective operand size
         prefixes = b"\x66" if insn.modrm < 0xC0 and insn.opsize == 2 and memory_size(insn) in (14, 94) else b""
-    rex = insn.rex
+    rex = 0 if _is_x87(insn) else insn.rex  # REX.W would make Unicorn take a larger environment
     if insn.modrm < 0:
         return prefixes + raw[insn.opcode_at :], -1
     if insn.modrm >= 0xC0:

@@ -1,7 +1,7 @@
 """Shifts and rotations: ROL ROR RCL RCR SHL SHR SAR SHLD SHRD, and SHLX SHRX SARX RORX.
 
 The manual defines OF for a count of one only. Intel processors were measured to give it for any count that is not zero
-the value it has for a count of one, with one exception: ROL and ROR by an immediate other than one leave it alone.
+the value it has for a count of one, with one exception: ROL and ROR of a register by an immediate other than one leave it alone.
 Shifts clear AF; rotations change only CF and OF.
 """
 
@@ -146,7 +146,7 @@ def _rotation(insn: Insn, target: Operand, pc: int, count: Read, constant: int) 
     bits, in_register, operation = target.size * 8, target.kind == REG, insn.reg_field
     compute = _COMPUTE[operation, target.size]
     ring = bits + 1 if operation in (RCL, RCR) else 64  # CF is part of what RCL and RCR rotate
-    keeps_overflow = operation in (ROL, ROR) and constant > 1
+    keeps_overflow = in_register and operation in (ROL, ROR) and constant > 1
 
     def rotation(cpu: Cpu) -> None:
         n, a = count(cpu) % ring, read(cpu)

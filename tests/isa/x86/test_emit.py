@@ -31,7 +31,7 @@ def assemble(mode: int, text: str) -> bytes:
 def data(mode: int, offset: int, behind: int, width: str, gs: bool = False) -> str:
     """The operand text for monitor data; `behind` is the length of the instruction (for RIP-relative)."""
     if mode == 64:
-        return f"{width} ptr [rip + {0x1000000 - START - behind + offset}]"
+        return f"{width} ptr [rip + {0x1000000 - START - behind + offset:#x}]"
     return f"{width} ptr {'gs:' if gs else ''}[{LAYOUT.data_base[mode] + offset:#x}]"
 
 
@@ -54,7 +54,7 @@ CASES: list[Case] = [
     (
         "sub imm32",
         lambda e: e.subtract32_clobbering_flags(BUDGET, 500),
-        lambda m: f"sub {data(m, BUDGET, 10, 'dword')}, 500",
+        lambda m: f"sub {data(m, BUDGET, 10, 'dword')}, 0x1f4",
     ),
     ("cmp", lambda e: e.compare32_clobbering_flags(BUDGET, 0), lambda m: f"cmp {data(m, BUDGET, 7, 'dword')}, 0"),
     ("table", lambda e: e.table_address(2, TABLES), lambda m: f"lea {wide(m, 2)}, {data(m, TABLES, 7, NATURAL[m])}"),
@@ -76,7 +76,7 @@ def test_lea(mode: int) -> None:
     emitter = Emitter(Target(mode, LAYOUT), START)
     emitter.lea32(1, 1, -400)
     base = "rcx" if mode == 64 else "ecx"
-    assert bytes(emitter.code) == assemble(mode, f"lea ecx, [{base} - 400]")
+    assert bytes(emitter.code) == assemble(mode, f"lea ecx, [{base} - 0x190]")
     emitter = Emitter(Target(mode, LAYOUT), START)
     emitter.lea32_sum(1, 1, 2, -0x200)
     index = "rdx" if mode == 64 else "edx"
