@@ -42,7 +42,7 @@ class Bus:
         self._starts: list[int] = []
 
     def attach(self, start: int, length: int, device: Device, base_offset: int = 0) -> None:
-        """Attach `device` at [start, start+length); its offsets start at `base_offset`. Raises ValueError on overlap."""
+        """Attach `device` at [start, start+length), its offsets from `base_offset` on; ValueError on overlap."""
         new = Range(start, start + length, device, base_offset)
         for old in self._ranges:
             if new.start < old.end and old.start < new.end:

@@ -27,6 +27,7 @@ _SUFFIXES: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _SIZE: Final = re.compile(r"(0x[0-9a-f]+|[0-9]{1,30})(?:([kmg])(?:i?b)?)?", re.IGNORECASE)
 _SERIAL_KINDS: Final = ("stdio", "null", "pty")
 _FILE: Final = "file:"
+_BYTES: Final = "<bytes>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,8 @@ class MachineConfig:
             _one_of("mode", self.mode, MODES)
         if not MIB <= self.memory <= MAX_SIZE or self.memory % MIB:
             raise UsageError(
-                f"guest memory of {self.memory} bytes: it must be a whole number of MiB from 1 MiB to {MAX_SIZE >> 30} GiB"
+                f"guest memory of {self.memory} bytes: it must be a whole number of MiB from 1 MiB to "
+                f"{MAX_SIZE >> 30} GiB"
             )
         if self.org is not None and not 0 <= self.org < 1 << 32:
             raise UsageError(f"org {self.org:#x}: a guest is loaded between 0 and 0xffffffff")
@@ -102,6 +104,11 @@ class MachineConfig:
         for what, path in (("initrd", self.initrd), ("disk image", self.disk)):
             if path is not None:
                 check_file(path, what)
+
+    @property
+    def guest_name(self) -> str:
+        """The guest as messages name it."""
+        return _BYTES if isinstance(self.guest, bytes) else str(self.guest)
 
     @property
     def serial_file(self) -> Path | None:
@@ -127,7 +134,7 @@ def resolve_guest(config: MachineConfig) -> GuestImage:
     """The guest's bytes; raises GuestFileError where they cannot be read."""
     guest = config.guest
     if isinstance(guest, bytes):
-        return GuestImage("<bytes>", guest)
+        return GuestImage(_BYTES, guest)
     bundled = _bundled(guest)
     if bundled is not None:
         return GuestImage(str(bundled.path), read_file(bundled.path, "bundled guest"))

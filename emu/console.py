@@ -123,7 +123,12 @@ class Attendant:
     """
 
     def __init__(
-        self, guest: Guest, source: int | None, *, interactive: bool = False, show: Callable[[bytes], None] | None = None
+        self,
+        guest: Guest,
+        source: int | None,
+        *,
+        interactive: bool = False,
+        show: Callable[[bytes], None] | None = None,
     ) -> None:
         self._guest, self._source = guest, source
         self._filter = EscapeFilter(guest.stop, lambda: show(HELP) if show else None) if interactive else None
@@ -131,7 +136,7 @@ class Attendant:
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="vemu-console", daemon=True)
         self._old_handlers: dict[int, object] = {}
-        self._old_wakeup = -1
+        self._old_wakeup: int | None = None
         self._signals = 0
 
     def __enter__(self) -> Attendant:
@@ -150,7 +155,7 @@ class Attendant:
     ) -> None:
         for number, handler in self._old_handlers.items():
             signal.signal(number, handler)  # type: ignore[arg-type]  # it is what signal() returned
-        if self._old_handlers:
+        if self._old_wakeup is not None:
             signal.set_wakeup_fd(self._old_wakeup)
         self._closing.set()
         os.write(self._wake_write, b"\0")

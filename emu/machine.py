@@ -6,14 +6,13 @@ import datetime
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
 
 from emu import boards
 from emu.backends.unicorn import UnicornBackend
 from emu.bus import Bus, Device
 from emu.clock import Clock, HostTime, InstructionTime
-from emu.config import MachineConfig, resolve_guest
+from emu.config import MachineConfig, read_file, resolve_guest
 from emu.dbt.block import Block
 from emu.devices.bios import SERVICE_PORT, Bios, BlockImage
 from emu.devices.debugcon import DebugConsole
@@ -31,7 +30,6 @@ from emu.devices.vga import Vga
 from emu.engines.base import Engine
 from emu.engines.interpret import InterpretEngine
 from emu.engines.translate import TranslateEngine
-from emu.errors import GuestFileError
 from emu.exits import Ending, EndReason
 from emu.loader.detect import load
 from emu.loader.image import GuestImage, LoadedGuest, LoadOptions
@@ -125,7 +123,7 @@ class Machine:
         config = self.config
         initrd = None
         if config.initrd is not None:
-            initrd = _read_file(config.initrd, "initrd")
+            initrd = read_file(config.initrd, "initrd")
         options = LoadOptions(
             format=config.format, mode=config.mode, org=config.org, append=config.append, initrd=initrd
         )
@@ -145,7 +143,7 @@ class Machine:
             (boards.PIC_SLAVE, 2, pic, 2),
             (boards.PIC_ELCR, 2, pic, 4),
             (boards.PIT, 4, pit, 0),
-            (boards.PORT_B, 1, PortB(pit), 0),
+            (boards.PORT_B, 1, PortB(pit, clock), 0),
             (boards.KEYBOARD_DATA, 1, self.keyboard, 0),
             (boards.KEYBOARD_STATUS, 1, self.keyboard, 4),
             (boards.RTC, 2, Rtc(clock, pic.line(8), start, config.memory), 0),
@@ -162,7 +160,7 @@ class Machine:
         if self.guest.bios:
             disk = None
             if config.disk is not None:
-                disk = BlockImage(_read_file(config.disk, "disk image"))
+                disk = BlockImage(read_file(config.disk, "disk image"))
             elif self.guest.format == "boot":
                 disk = BlockImage(image.data)
             bios = Bios(_StateOf(self.state), self.memory, ports, clock, self._bios_written, disk)
@@ -316,10 +314,3 @@ class _StateOf:
     """The CPU as the BIOS services see it."""
 
     state: Cpu
-
-
-def _read_file(path: Path, what: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise GuestFileError(f"{what} {path}: {error.strerror}") from error

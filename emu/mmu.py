@@ -1,7 +1,7 @@
 """Shadow page tables: maps guest-linear pages into the backend on demand, as the guest's own tables allow.
 
-A hidden page fault is answered here; a true one is the guest's. A page is mapped writable only once the guest's D bit is
-set and no write trace lies on it, so that dirty bits stay exact and writes to translated code are seen.
+A hidden page fault is answered here; a true one is the guest's. A page is mapped writable only once the guest's D bit
+is set and no write trace lies on it, so that dirty bits stay exact and writes to translated code are seen.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class ShadowMmu:
         """Answer a fault of translated code at `linear`.
 
         Returns True where the page is now mapped and the access can be retried, False where the instruction must be
-        emulated (MMIO, a write to a traced or read-only page, or an address that the monitor uses itself). Raises the GuestFault of a true page fault.
+        emulated (MMIO, a write to a traced or read-only page, or an address that the monitor uses itself). Raises the
+        GuestFault of a true page fault.
         """
         memory = self._memory
         mapping = paging.translate(self._cpu, linear, Access.WRITE if write else Access.READ, user)
@@ -61,7 +62,9 @@ class ShadowMmu:
             if open_:
                 self._writers.setdefault(page >> 12, set()).add(linear + number * PAGE)
         self.filled += count
-        return self._backend.map_pages(linear, plain, True, user) and self._backend.map_pages(linear, traced, False, user)
+        return self._backend.map_pages(linear, plain, True, user) and self._backend.map_pages(
+            linear, traced, False, user
+        )
 
     def _watch_changed(self, page: int, watched: bool) -> None:
         if watched:

@@ -140,11 +140,8 @@ class Monitor:
             if self._pending() and cpu.system_flags & IF:
                 if not cpu.shadow:
                     self._deliver_interrupt()
-                    if self._ending is not None:
-                        return self._ending
-                    out = None
-                else:
-                    out = engine.step()
+                    continue
+                out = engine.step()
             elif cpu.halted:
                 out = Halt(bool(cpu.system_flags & IF))
             else:

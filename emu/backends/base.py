@@ -97,7 +97,7 @@ class Backend(Protocol):
         """Set the general registers and the flags a guest may hold in the machine (arithmetic, DF, NT, AC, ID)."""
 
     def run(self, pc: int, on_trap: TrapHandler) -> int:
-        """Execute from code-cache offset `pc` until a handler returns -1 or `stop` is seen; returns the offset reached."""
+        """Execute from cache offset `pc` until a handler returns -1 or `stop` is seen; returns the offset reached."""
         ...
 
     def step(self, pc: int) -> int:

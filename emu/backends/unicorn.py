@@ -23,6 +23,7 @@ from emu.backends.pagetables import PageTables
 from emu.backends.probe import ContextLayout, ProbeError, find_series, find_words
 from emu.backends.unit import CacheUnit
 from emu.errors import VemuError
+from isa.base import NativeUnit
 from isa.x86.state import AC, ARITH, DF, ID, IF, NT
 
 PHYSICAL: Final = 0x80_0000_0000  # where the monitor's own memory sits in the bare machine: 512 GiB, above all RAM
@@ -35,7 +36,8 @@ LEAVE_VECTOR: Final = 0xF0
 _GDT = DATA_SIZE - 0x1000  # offsets in the monitor's data
 _STACK = DATA_SIZE - 0x2000
 _LANDING = 32  # offset in the code cache of what the world-switch stub at 0 returns to
-_CODE_START = 0x100
+_PLACES = 0x100  # the native unit's part of the code cache
+_CODE_START = 0x4100
 
 if TYPE_CHECKING:
     from emu.memory import GuestMemory
@@ -111,7 +113,7 @@ class UnicornBackend:
                 self._map_host(region.gpa, memory.ram[region.offset : region.offset + region.length])
         self._setup()
         self._measure()
-        self.native = CacheUnit(self, code_at=0x80, data_at=DATA_SIZE - 0x4000)
+        self.native: NativeUnit = CacheUnit(self, _PLACES, _CODE_START - _PLACES, DATA_SIZE - 0x4000)
 
     # -- set-up ------------------------------------------------------------------------------------------------
 
@@ -236,6 +238,8 @@ class UnicornBackend:
         self.forget(offset, offset + len(code))
 
     def forget(self, start: int, end: int) -> None:
+        if start == end:
+            return  # Unicorn refuses an empty range
         for base in (BASE32, BASE64):
             self._uc.ctl_remove_cache(base + start, base + end)
 

@@ -1,9 +1,13 @@
-"""Executes single x87 and SSE instructions inside the machine that runs the translated code, on its own registers."""
+"""Executes single x87, MMX and SSE instructions inside the machine that runs the translated code, on its own registers.
+
+Every distinct instruction gets a place of its own in the code cache, because telling the machine that code was changed
+costs more than executing it.
+"""
 
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from emu.backends.base import LEAVE, Trap, View
 from isa.base import NativeResult
@@ -12,43 +16,79 @@ from isa.x86.state import ARITH
 if TYPE_CHECKING:
     from emu.backends.base import Backend
 
-_SPACE = 1024  # bytes of scratch for a memory operand (FXSAVE needs 512)
-_VIEW = View(64, 1, True, (0, 0, 0, 0, 0, 0))
-_FXSAVE, _FXRSTOR = b"\x0f\xae\x05\0\0\0\0", b"\x0f\xae\x0d\0\0\0\0"
+SCRATCH: Final = 1024  # bytes there are for a memory operand; FXSAVE needs 512
+PLACE: Final = 32  # bytes of one instruction with the exit behind it
+_VIEW: Final = View(64, 1, True, (0, 0, 0, 0, 0, 0))
+_FXSAVE, _FXRSTOR = b"\x48\x0f\xae\x05\0\0\0\0", b"\x48\x0f\xae\x0d\0\0\0\0"
+_DISP_AT: Final = 4
+_DISP: Final = struct.Struct("<i")
+# Opcode and pointers of the last x87 instruction in the image: they name places in the code cache, and read as zero.
+_POINTERS_AT, _POINTERS_END = 6, 24
+# State after FNINIT (SDM vol. 1, 8.1.5), SIMD exceptions masked (10.2.3): control word at 0, MXCSR at 24.
+_INITIAL: Final = struct.pack("<H22xI484x", 0x37F, 0x1F80)
 
 
 class CacheUnit:
-    """A `NativeUnit` on any backend; not to be used from inside a trap handler, since it runs the machine."""
+    """A `NativeUnit` on any backend; not to be used from inside a trap handler, since it runs the machine.
 
-    def __init__(self, backend: Backend, code_at: int, data_at: int) -> None:
+    It owns `code_size` bytes of the code cache at offset `code_at` and SCRATCH bytes of data at offset `data_at`.
+    """
+
+    def __init__(self, backend: Backend, code_at: int, code_size: int, data_at: int) -> None:
         self._backend = backend
         self._code_at = code_at
+        self._code_end = code_at + code_size // PLACE * PLACE
+        self._free = code_at
         self._data_at = data_at
+        self._leave = backend.layout.leave
+        # displacement that reaches the scratch data from an instruction whose end is at offset 0 of the cache
+        self._reach = backend.layout.data_base[64] + data_at - backend.layout.code_base[64]
+        self._places: dict[bytes, int] = {}
         self._vector = -1
+        self.load(_INITIAL)
+
+    def _place(self, code: bytes, disp_at: int) -> int:
+        """Put `code` into the cache, its displacement reaching the scratch data; its offset."""
+        placed = bytearray(code + self._leave)
+        if len(placed) > PLACE:
+            raise ValueError(f"{len(code)} bytes of code do not fit into a place of {PLACE}")
+        if self._free == self._code_end:
+            self._backend.forget(self._code_at, self._code_end)
+            self._places.clear()
+            self._free = self._code_at
+        at = self._free
+        self._free += PLACE
+        if disp_at >= 0:
+            _DISP.pack_into(placed, disp_at, self._reach - at - len(code))
+        self._backend.install(at, bytes(placed))
+        self._places[code] = at
+        return at
 
     def execute(self, code: bytes, disp_at: int, memory: bytes, regs: list[int], rflags: int) -> NativeResult:
-        backend, layout = self._backend, self._backend.layout
-        if disp_at >= 0:
-            data = layout.data_base[64] + self._data_at
-            behind = layout.code_base[64] + self._code_at + len(code)
-            code = code[:disp_at] + struct.pack("<i", data - behind) + code[disp_at + 4 :]
-            backend.data[self._data_at : self._data_at + len(memory)] = memory
-        backend.patch(self._code_at, code + layout.leave)
+        """See `isa.base.NativeUnit`; ValueError for more than SCRATCH bytes of memory or too much code."""
+        size = len(memory)
+        if size > SCRATCH:
+            raise ValueError(f"a memory operand of {size} bytes")
+        at = self._places.get(code)
+        if at is None:
+            at = self._place(code, disp_at)
+        backend, data_at = self._backend, self._data_at
+        backend.data[data_at : data_at + size] = memory
         backend.set_view(_VIEW)
         backend.push(regs, rflags)
         self._vector = -1
-        backend.run(self._code_at, self._trapped)
-        out = [0] * 16
-        flags = backend.pull(out)
-        memory = bytes(backend.data[self._data_at : self._data_at + len(memory)])
-        return NativeResult(memory, out, flags & ARITH, self._vector)
+        backend.run(at, self._trapped)
+        after = [0] * 16
+        flags = backend.pull(after)
+        return NativeResult(bytes(backend.data[data_at : data_at + size]), after, flags & ARITH, self._vector)
 
     def _trapped(self, trap: Trap) -> int:
         self._vector = -1 if trap.vector == LEAVE else trap.vector
         return -1
 
     def save(self) -> bytes:
-        return self.execute(_FXSAVE, 3, bytes(512), [0] * 16, 2).memory
+        image = self.execute(_FXSAVE, _DISP_AT, bytes(512), [0] * 16, 2).memory
+        return image[:_POINTERS_AT] + bytes(_POINTERS_END - _POINTERS_AT) + image[_POINTERS_END:]
 
     def load(self, image: bytes) -> None:
-        self.execute(_FXRSTOR, 3, image, [0] * 16, 2)
+        self.execute(_FXRSTOR, _DISP_AT, image, [0] * 16, 2)

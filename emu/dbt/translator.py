@@ -110,4 +110,3 @@ class Translator:
                 found = self._cache.find(block.mode, target, physical & -0x1000 | target & 0xFFF)
                 if found is not None and len(found.spans) == 1:
                     self._cache.link(behind, found, executed=False)
-

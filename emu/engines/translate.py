@@ -180,7 +180,7 @@ class TranslateEngine:
         self._backend.push(cpu.regs, flags)
 
     def _pull(self, block: Block, index: int, host: int) -> None:
-        """Bring the `Cpu` up to the start of instruction `index` of `block`, the machine being at cache offset `host`."""
+        """Bring the `Cpu` to the start of instruction `index` of `block`, the machine being at cache offset `host`."""
         cpu, words = self._cpu, self._words
         machine = self._backend.pull(cpu.regs)
         piece = block.code.pieces[index]
@@ -363,7 +363,7 @@ class TranslateEngine:
         return self._finish(None)
 
     def _stopped(self, pc: int) -> int:
-        """The machine stopped at cache offset `pc`; goes on (offset) until it is at a guest instruction's start, or -1."""
+        """The machine stopped at cache offset `pc`: the offset to go on at to reach a guest instruction, or -1."""
         exit_site = self.cache.sites.get(pc + self._leave_size)
         if exit_site is not None and exit_site[1].kind is SiteKind.LINK and exit_site[1].stub == pc:
             return self._leave_at(exit_site[0], exit_site[1].target)
@@ -450,7 +450,9 @@ class TranslateEngine:
         """Physical address and bytes of the page behind `linear`, for an instruction that reaches into it."""
         gpa = paging.translate(self._cpu, linear, Access.EXECUTE, mode_user).gpa
         if self._memory.ram_offset(gpa) < 0:
-            return gpa, self._memory.read(gpa, 8).to_bytes(8, "little") + self._memory.read(gpa + 8, 8).to_bytes(8, "little")
+            return gpa, self._memory.read(gpa, 8).to_bytes(8, "little") + self._memory.read(gpa + 8, 8).to_bytes(
+                8, "little"
+            )
         return gpa, self._memory.read_bytes(gpa, 16)
 
     def _flush(self) -> None:

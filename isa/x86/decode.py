@@ -70,8 +70,8 @@ class Insn:
 
     __slots__ = (
         "_detail", "_operands", "_text", "adsize", "disp_at", "disp_size", "flags_read", "flags_written", "flow", "id",
-        "imm_at", "imm_size", "lock", "mode", "modrm", "modrm_at", "opcode", "opcode_at", "opsize", "raw", "rep", "rex", "seg",
-        "size", "vex",
+        "imm_at", "imm_size", "lock", "mode", "modrm", "modrm_at", "opcode", "opcode_at", "opsize", "raw", "rep", "rex",
+        "seg", "size", "vex",
     )  # fmt: skip
 
     raw: bytes

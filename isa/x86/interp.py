@@ -11,6 +11,7 @@ from isa.x86 import (
     alu,
     bcd,
     bits,
+    bound,
     branch,
     exchange,
     move,
@@ -57,7 +58,7 @@ def _group3(insn: Insn, pc: int) -> Op:
 
 BINDERS: Final[dict[int, Binder]] = merge(
     alu.BINDERS, move.BINDERS, stack.BINDERS, branch.BINDERS, strings.BINDERS, shifts.BINDERS, bits.BINDERS,
-    bcd.BINDERS, exchange.BINDERS, dict.fromkeys(_GROUP3, _group3),
+    bcd.BINDERS, bound.BINDERS, exchange.BINDERS, dict.fromkeys(_GROUP3, _group3),
     {opcode: binder for opcode, binder in muldiv.BINDERS.items() if opcode not in _GROUP3},
 )  # fmt: skip
 

@@ -43,6 +43,8 @@ _GROUP15: Final = 0x0FAE  # /0 FXSAVE, /1 FXRSTOR, /2 LDMXCSR, /3 STMXCSR
 _MXCSR_MASK: Final = 0xFFFF
 # The FXSAVE image (SDM vol. 1, table 10-2).
 _STATUS_AT, _MXCSR_AT, _MM_AT, _XMM_AT, _XMM8_AT, _IMAGE_END = 2, 24, 32, 160, 288, 416
+# Where a stored environment or image has the last instruction's opcode and pointers, by its size (SDM vol. 1, 8.1.10).
+_POINTERS: Final = {14: (6, 14), 94: (6, 14), 28: (12, 28), 108: (12, 28), 512: (6, 24)}
 _TOUCH_MMX: Final = b"\x0f\x6f\xc0"  # movq mm0, mm0: what any MMX instruction does to the x87 top and tags
 
 
@@ -268,6 +270,9 @@ def _with_memory(insn: Insn, address: Read, seg: int) -> Op:
         if writes and scalar:
             cpu.store(seg, at, size, int.from_bytes(data, "little"))
         elif writes:
+            if size in _POINTERS:  # they tell where the unit executed, which is no business of the guest's
+                start, end = _POINTERS[size]
+                data = data[:start] + bytes(end - start) + data[end:]
             # FXSAVE leaves alone what software may use, and outside 64-bit mode XMM8 to XMM15.
             end = size if not control else _IMAGE_END if cpu.mode == 64 else _XMM8_AT
             cpu.store_bytes(seg, at, data[:end])

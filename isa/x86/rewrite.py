@@ -112,7 +112,7 @@ def segments_used(insn: Insn) -> int:
         return 1 << ES if op < 0xAC else 1 << source
     if op in _STACK_OPS or (op == 0xFF and insn.reg_field in (2, 6)):
         used |= 1 << SS
-    if insn.modrm >= 0 and insn.modrm < 0xC0 or 0xA0 <= op <= 0xA3 or op == 0xD7:
+    if (insn.modrm >= 0 and insn.modrm < 0xC0) or 0xA0 <= op <= 0xA3 or op == 0xD7:
         mem = insn.mem
         if mem is not None and op != 0x8D:
             used |= 1 << mem.seg
@@ -160,7 +160,7 @@ def ends_block(insn: Insn) -> bool:
 
 def _definitely_written(insn: Insn) -> int:
     """Flags that certainly change: a shift by CL and a repeated compare may leave them alone."""
-    if insn.opcode in (0xD2, 0xD3, 0x0FA5, 0x0FAD) or insn.rep and insn.opcode in _STRINGS:
+    if insn.opcode in (0xD2, 0xD3, 0x0FA5, 0x0FAD) or (insn.rep and insn.opcode in _STRINGS):
         return 0
     if insn.opcode in (0xC0, 0xC1, 0x0FA4, 0x0FAC):  # a count of zero changes nothing
         return insn.flags_written if insn.raw[-1] & 0x1F else 0

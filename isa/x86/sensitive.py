@@ -46,7 +46,8 @@ _NAMES: Final = {
     "lmsw": (True, True), "smsw": (False, False), "clts": (True, True),
     "lgdt": (False, True), "lidt": (False, True), "sgdt": (False, False), "sidt": (False, False),
     "lldt": (False, True), "ltr": (False, True), "sldt": (False, False), "str": (False, False),
-    "lar": (False, False), "lsl": (False, False), "verr": (False, False), "verw": (False, False), "arpl": (False, False),
+    "lar": (False, False), "lsl": (False, False), "verr": (False, False), "verw": (False, False),
+    "arpl": (False, False),
     "push_seg": (False, False), "pop_seg": (True, False), "mov_from_seg": (False, False), "mov_to_seg": (True, False),
     "load_far_pointer": (True, False),
     "cpuid": (False, False), "rdtsc": (False, False), "rdtscp": (False, False), "rdpmc": (False, False),
@@ -143,7 +144,8 @@ _RULES: Final[dict[int, Rule]] = {
     # Features the guest's CPUID lacks: AES, PCLMULQDQ, SHA, GFNI, 3DNow!, TSX.
     **{0x0F3800 | op: "undefined_feature" for op in (*range(0xC8, 0xCE), 0xCF, *range(0xDB, 0xE0))},
     0x0F3A44: "undefined_feature", 0x0F3ACC: "undefined_feature", 0x0F3ACE: "undefined_feature",
-    0x0F3ACF: "undefined_feature", 0x0F3ADF: "undefined_feature", 0x0F0E: "undefined_feature", 0x0F0F: "undefined_feature",
+    0x0F3ACF: "undefined_feature", 0x0F3ADF: "undefined_feature",
+    0x0F0E: "undefined_feature", 0x0F0F: "undefined_feature",
     0xC6: lambda insn: "undefined_feature" if insn.modrm == 0xF8 else None,
     0xC7: lambda insn: "undefined_feature" if insn.modrm == 0xF8 else None,
 }  # fmt: skip
@@ -180,5 +182,3 @@ def lock_is_legal(insn: Insn) -> bool:
         return True
     allowed = _LOCKABLE.get(insn.opcode, frozenset())
     return not insn.vex and _is_memory(insn) and (allowed is None or insn.reg_field in allowed)
-
-

@@ -1,8 +1,8 @@
 """Shifts and rotations: ROL ROR RCL RCR SHL SHR SAR SHLD SHRD, and SHLX SHRX SARX RORX.
 
 The manual defines OF for a count of one only. Intel processors were measured to give it for any count that is not zero
-the value it has for a count of one, with one exception: ROL and ROR of a register by an immediate other than one leave it alone.
-Shifts clear AF; rotations change only CF and OF.
+the value it has for a count of one, with one exception: ROL and ROR of a register by an immediate other than one leave
+it alone. Shifts clear AF; rotations change only CF and OF.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ so that faults, limits and MMIO are exact. INS and OUTS are system instructions 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 _DR6_BS: Final = 1 << 14  # single step (SDM vol. 3, 17.2.3)
 _PAGE: Final = 0x1000
-_FORMATS: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
+_FORMATS: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}  # of `struct`
 
 
 class _Shape:
@@ -193,7 +194,12 @@ Pair = Callable[["Cpu"], tuple[int, int]]  # the next two values to compare; the
 Search = Callable[["Cpu", int, bool], tuple[int, int, int]]
 
 
-def _first(left: memoryview, right: memoryview, equal: bool) -> int:
+def _values(cpu: Cpu, at: int, count: int, size: int) -> tuple[int, ...]:
+    """`count` elements from offset `at` of RAM on."""
+    return struct.unpack_from(f"<{count}{_FORMATS[size]}", cpu.ram, at)
+
+
+def _first(left: tuple[int, ...], right: tuple[int, ...], equal: bool) -> int:
     """Index of the first elements that are equal (or differ), or the common length."""
     for n, (a, b) in enumerate(zip(left, right, strict=True)):
         if (a == b) is equal:
@@ -219,10 +225,8 @@ def _cmps(shape: _Shape) -> tuple[Pair, Search]:
             second, count = _window(cpu, shape, ES, RDI, count, False)
         if not count:
             return 0, 0, 0
-        length = count * size
-        left, right = bytes(cpu.ram[first : first + length]), bytes(cpu.ram[second : second + length])
-        one, other = memoryview(left).cast(_FORMATS[size]), memoryview(right).cast(_FORMATS[size])
-        stop = count if while_equal and left == right else _first(one, other, not while_equal)
+        one, other = _values(cpu, first, count, size), _values(cpu, second, count, size)
+        stop = count if while_equal and one == other else _first(one, other, not while_equal)
         last = min(stop, count - 1)
         shape.advance(cpu, RSI, last + 1)
         shape.advance(cpu, RDI, last + 1)
@@ -245,10 +249,9 @@ def _scas(shape: _Shape) -> tuple[Pair, Search]:
         at, count = _window(cpu, shape, ES, RDI, count, False)
         if not count:
             return 0, 0, 0
-        wanted, found = cpu.regs[RAX] & limit, bytes(cpu.ram[at : at + count * size])
-        values = memoryview(found).cast(_FORMATS[size])
+        wanted, values = cpu.regs[RAX] & limit, _values(cpu, at, count, size)
         if size == 1 and not while_equal:  # strlen and memchr
-            stop = found.find(wanted)
+            stop = bytes(cpu.ram[at : at + count]).find(wanted)
         else:
             stop = next((n for n, value in enumerate(values) if (value == wanted) is not while_equal), -1)
         last = stop if stop >= 0 else count - 1

@@ -40,13 +40,27 @@ class Modes:
                     checked |= 1 << number
             ds = cpu.segs[DS]
             flat = ds.base == 0 and ds.limit == _FLAT_LIMIT and not checked & 1 << DS
-            key = (cpu.mode, user, iopl, fpu_traps, not flat, checked, bool(cpu.segs[SS].attr & ATTR_DB), cpu.segs[CS].base)
+            key = (
+                cpu.mode,
+                user,
+                iopl,
+                fpu_traps,
+                not flat,
+                checked,
+                bool(cpu.segs[SS].attr & ATTR_DB),
+                cpu.segs[CS].base,
+            )
         found = self._known.get(key)
         if found is None:
             if cpu.mode == 64:
                 found = BlockMode(64, user, iopl, fpu_traps, False, 0, True, 0, self._exact)
             else:
-                through_gs, checked, stack32, base = not flat, checked, bool(cpu.segs[SS].attr & ATTR_DB), cpu.segs[CS].base
+                through_gs, checked, stack32, base = (
+                    not flat,
+                    checked,
+                    bool(cpu.segs[SS].attr & ATTR_DB),
+                    cpu.segs[CS].base,
+                )
                 found = BlockMode(cpu.mode, user, iopl, fpu_traps, through_gs, checked, stack32, base, self._exact)
             self._known[key] = found
         return found

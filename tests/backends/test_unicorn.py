@@ -22,14 +22,14 @@ def asm(mode: int, text: str) -> bytes:
     return bytes(keystone.Ks(keystone.KS_ARCH_X86, _KS[mode]).asm(text)[0])
 
 
-@pytest.fixture()
+@pytest.fixture
 def memory() -> Iterator[GuestMemory]:
     memory = GuestMemory(2 << 20, Bus("memory"))
     yield memory
     memory.close()
 
 
-@pytest.fixture()
+@pytest.fixture
 def machine(memory: GuestMemory) -> Iterator[UnicornBackend]:
     backend = UnicornBackend(memory)
     yield backend

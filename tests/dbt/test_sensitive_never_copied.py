@@ -27,7 +27,8 @@ ENCODINGS: dict[str, list[str]] = {
     "clts": ["0f06"], "lgdt": ["0f0110"], "lidt": ["0f0118"], "sgdt": ["0f0100"], "sidt": ["0f0108"],
     "lldt": ["0f00d0"], "ltr": ["0f00d8"], "sldt": ["0f00c0", "0f0000"], "str": ["0f00c8"], "lar": ["0f02c1"],
     "lsl": ["0f03c1"], "verr": ["0f00e0"], "verw": ["0f00e8"], "arpl": ["63c8-64"],
-    "push_seg": ["06-64", "0e-64", "16-64", "1e-64", "0fa0", "0fa8"], "pop_seg": ["07-64", "17-64", "1f-64", "0fa1", "0fa9"],
+    "push_seg": ["06-64", "0e-64", "16-64", "1e-64", "0fa0", "0fa8"],
+    "pop_seg": ["07-64", "17-64", "1f-64", "0fa1", "0fa9"],
     "mov_from_seg": ["8cd8", "8c18"], "mov_to_seg": ["8ed8", "8e18", "8ed0"],
     "load_far_pointer": ["c418-64", "c518-64", "0fb218", "0fb418", "0fb518"], "cpuid": ["0fa2"], "rdtsc": ["0f31"],
     "rdtscp": ["0f01f9"], "rdpmc": ["0f33"], "rdmsr": ["0f32"], "wrmsr": ["0f30"], "swapgs": ["0f01f8"],
@@ -41,7 +42,7 @@ ENCODINGS: dict[str, list[str]] = {
 }  # fmt: skip
 
 
-@pytest.fixture()
+@pytest.fixture
 def world() -> Iterator[tuple[GuestMemory, UnicornBackend, Translator]]:
     memory = GuestMemory(2 << 20, Bus("memory"))
     backend = UnicornBackend(memory)
@@ -55,7 +56,9 @@ def block_mode(mode: int, user: bool, iopl: int) -> BlockMode:
     return BlockMode(mode, user, iopl, False, False, 0, True, 0, False)
 
 
-def translate(world: tuple[GuestMemory, UnicornBackend, Translator], mode: BlockMode, code: bytes) -> tuple[Block, bytes]:
+def translate(
+    world: tuple[GuestMemory, UnicornBackend, Translator], mode: BlockMode, code: bytes
+) -> tuple[Block, bytes]:
     memory, backend, translator = world
     memory.write_bytes(ORG, code + b"\xeb\xfe")
     block = translator.translate(mode, ORG, ORG, ORG, lambda linear, user: (0, b""))

@@ -65,7 +65,7 @@ def build(kind: str, exact: bool = False, cache_limit: int | None = None) -> Wor
     return World(cpu, memory, engine)
 
 
-@pytest.fixture()
+@pytest.fixture
 def make() -> Iterator[Callable[..., World]]:
     worlds: list[World] = []
 

@@ -67,7 +67,10 @@ def test_a_block_that_patches_itself_sees_the_patch_at_once(make: Make, kind: st
 @pytest.mark.parametrize("kind", ENGINES)
 def test_a_chained_block_is_unlinked_when_its_bytes_change(make: Make, kind: str) -> None:
     world = make(kind)
-    world.put("mov ecx, 10; again: call 0x101000; cmp ecx, 5; jne skip; mov byte ptr [0x101001], 100; skip: dec ecx; jnz again; hlt")
+    world.put(
+        "mov ecx, 10; again: call 0x101000; cmp ecx, 5; jne skip; "
+        "mov byte ptr [0x101001], 100; skip: dec ecx; jnz again; hlt"
+    )
     world.put("mov al, 1; add ebx, 0; movzx eax, al; add esi, eax; ret", 0x101000)
     world.run()
     assert world.cpu.regs[RSI] == 6 * 1 + 4 * 100
@@ -118,7 +121,9 @@ def test_interrupt_from_another_thread_stops_a_loop_precisely(make: Make) -> Non
 
 def test_cli_sti_pushf_popf_do_not_leave_the_cache(make: Make) -> None:
     world = make()
-    world.put("mov ecx, 1000; again: cli; pushfd; pop eax; sti; pushfd; pop ebx; pushfd; popfd; dec ecx; jnz again; cli; hlt")
+    world.put(
+        "mov ecx, 1000; again: cli; pushfd; pop eax; sti; pushfd; pop ebx; pushfd; popfd; dec ecx; jnz again; cli; hlt"
+    )
     world.run()
     exits = world.engine.counters().exits
     assert not any(exits[name] for name in ("cli", "sti", "pushf", "popf"))

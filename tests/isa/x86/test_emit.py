@@ -19,7 +19,10 @@ LAYOUT = Layout(
 )
 START = 0x5000
 MODES = {16: keystone.KS_MODE_16, 32: keystone.KS_MODE_32, 64: keystone.KS_MODE_64}
-REGS = {64: ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi"), 32: ("eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi")}
+REGS = {
+    64: ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi"),
+    32: ("eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi"),
+}
 
 
 def assemble(mode: int, text: str) -> bytes:

@@ -1,0 +1,186 @@
+"""The click commands: options become a `MachineConfig`, and the work is done elsewhere.
+
+Every import that costs time stays inside its command, so that `--help` answers at once. A command returns its exit
+code; `emu.__main__` turns errors into theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from emu import __version__
+
+if TYPE_CHECKING:
+    from emu.config import MachineConfig
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+EXIT_CODES = """\b
+Exit codes:
+  0    clean power-off, --expect text seen, or --success-code
+  odd  the guest's own: (value << 1) | 1 from the ISA debug exit
+  2    usage              4    bad guest file or configuration
+  6    triple fault       8    halted for good
+  10   --fail-on text     12   something not implemented
+  70   a bug in vemu      124  time-out     130  interrupted"""
+
+_ENGINES = ("translate", "interpret")
+_FORMATS = ("flat", "boot", "elf", "multiboot", "linux")
+_BLOCKS_INSTRUCTIONS = 1_000_000
+
+
+def number(text: str) -> int:
+    """A whole number, decimal or with 0x."""
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no whole number (decimal, or hexadecimal with 0x).") from None
+
+
+def size(text: str) -> int:
+    """A size in bytes with K, M or G behind it."""
+    from emu.config import parse_size
+    from emu.errors import UsageError
+
+    try:
+        return parse_size(text)
+    except UsageError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _set_debug(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    """Leave word for `emu.__main__`, which reports errors."""
+    ctx.meta["vemu.debug"] = value
+
+
+def guest_options(command: F) -> F:
+    """The argument and the options that say what the guest is."""
+    for option in reversed((
+        click.argument("guest"),
+        click.option("--memory", type=size, metavar="SIZE", help="RAM, as 128M (the default of most guests)."),
+        click.option("--mode", type=click.Choice(["16", "32", "64"]), help="Bits a flat or ELF guest starts in."),
+        click.option("--org", type=number, metavar="ADDR", help="Load address of a flat binary."),
+        click.option("--format", "format_", type=click.Choice(_FORMATS), help="Instead of recognising the content."),
+        click.option("--initrd", type=click.Path(), help="Initial RAM disk, or first multiboot module."),
+        click.option("--append", default="", metavar="TEXT", help="The kernel's command line."),
+        click.option("--disk", type=click.Path(), metavar="IMAGE", help="Image of the first hard disk."),
+        click.option("--max-instructions", type=number, metavar="N", help="End after N guest instructions."),
+        click.option(
+            "--debug", is_flag=True, is_eager=True, expose_value=False, callback=_set_debug, help="Show tracebacks."
+        ),
+    )):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def _config(guest: str, memory: int | None, mode: str | None, format_: str | None, **more: Any) -> MachineConfig:
+    from pathlib import Path
+
+    from emu.config import MachineConfig
+
+    for name in ("initrd", "disk"):
+        if more[name] is not None:
+            more[name] = Path(more[name])
+    return MachineConfig(guest, memory=memory or 0, mode=int(mode) if mode else None, format=format_, **more)
+
+
+@click.group(invoke_without_command=True, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="vemu", message="%(prog)s %(version)s")
+@click.pass_context
+def cli(ctx: click.Context) -> int:
+    """Run whole x86 guests by binary translation, without hardware virtualization."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        return 2
+    return 0
+
+
+@cli.command(epilog=EXIT_CODES)
+@guest_options
+@click.option("--engine", type=click.Choice(_ENGINES), default="translate", show_default=True)
+@click.option("--serial", default="stdio", metavar="WHERE", help="stdio (default), null, file:PATH or pty.")
+@click.option("--console", type=click.Choice(["serial", "vga"]), default="serial", show_default=True)
+@click.option("--timeout", type=float, metavar="SECONDS", help="End after so many seconds, with 124.")
+@click.option("--expect", metavar="TEXT", help="End with 0 when the console shows TEXT.")
+@click.option("--fail-on", metavar="TEXT", help="End with 10 when the console shows TEXT.")
+@click.option("--success-code", type=number, metavar="N", help="The guest's status N counts as 0.")
+@click.option("--deterministic", is_flag=True, help="Guest time from instructions: every run is the same.")
+@click.option("--screenshot", type=click.Path(), metavar="PNG", help="Save the VGA text screen at the end.")
+@click.option("--json", "json_", is_flag=True, help="One JSON object on standard output, the console within it.")
+@click.option("--quiet", is_flag=True, help="No summary.")
+def run(screenshot: str | None, json_: bool, quiet: bool, **options: Any) -> int:
+    """Run GUEST: a file, or the name of a bundled guest (see 'vemu guests').
+
+    On a terminal the console is interactive: Ctrl-A X leaves.
+    """
+    from pathlib import Path
+
+    from emu.cli_run import RunOptions, execute
+
+    output = RunOptions(Path(screenshot) if screenshot is not None else None, json_, quiet)
+    return execute(_config(**options), output)
+
+
+@cli.command()
+@guest_options
+@click.option("--at", type=number, metavar="ADDR", help="Only blocks that hold this guest address.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N blocks.")
+def blocks(at: int | None, limit: int | None, max_instructions: int | None, **options: Any) -> int:
+    """Show GUEST's translated blocks: guest code left, translated code right, callouts with their reason.
+
+    The guest runs first, for a million instructions or as --max-instructions says, its console hidden.
+    """
+    from emu.cli_run import show_blocks
+
+    config = _config(max_instructions=_BLOCKS_INSTRUCTIONS if max_instructions is None else max_instructions, **options)
+    return show_blocks(config, at, limit)
+
+
+@cli.command()
+@click.option("--json", "json_", is_flag=True, help="As a JSON list.")
+def guests(json_: bool) -> int:
+    """List the bundled guests."""
+    import sys
+
+    from emu.report import print_table
+    from guests import catalogue
+
+    found = catalogue().values()
+    if json_:
+        import json
+
+        keys = ("name", "summary", "format", "mode", "org", "memory", "tags", "exit_code")
+        rows = [{key: getattr(guest, key) for key in keys} | {"path": str(guest.path)} for guest in found]
+        click.echo(json.dumps(rows, indent=2))
+        return 0
+    print_table(
+        ("guest", "format", "bits", "kind", "summary"),
+        [(g.name, g.format, str(g.mode), " ".join(g.tags), g.summary) for g in found],
+        sys.stdout,
+        right=(2,),
+    )
+    return 0
+
+
+@cli.command()
+@click.option("--json", "json_", is_flag=True, help="As a JSON list.")
+def doctor(json_: bool) -> int:
+    """Show versions, whether the engines run here, and optional tools; ends with 4 where something needed fails."""
+    import sys
+
+    from emu.doctor import examine
+    from emu.report import print_table
+
+    findings = examine()
+    if json_:
+        import json
+        from dataclasses import asdict
+
+        click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        rows = [(f.topic, f.name, "ok" if f.ok else "missing" if not f.needed else "FAILS", f.detail) for f in findings]
+        print_table(("kind", "name", "state", "detail"), rows, sys.stdout)
+    return 4 if any(finding.needed and not finding.ok for finding in findings) else 0

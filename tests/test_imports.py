@@ -1,0 +1,191 @@
+"""Imports point one way: the rules of ARCHITECTURE.md, read from the source of every module."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("emu", "isa", "guests")
+
+# Libraries and the only modules that may know them.
+LIBRARIES = {
+    "capstone": ("isa.x86.decode",),
+    "keystone": ("isa.x86.emit", "guests", "guests.*"),
+    "unicorn": ("emu.backends.*",),
+    "rich": ("emu.report", "emu.console"),
+    "click": ("emu.cli", "emu.cli_*", "emu.__main__"),
+    "elftools": ("emu.loader.*",),
+    "PIL": ("emu.screen",),
+}
+# Modules that may import nothing of the project but what stands here (and their own package's parts).
+ALLOWED = {
+    "isa.*": ("isa", "isa.*"),
+    "emu.devices.*": ("emu.bus", "emu.irq", "emu.clock", "isa.x86.state"),
+    "emu.loader.*": ("emu.memory", "emu.errors", "isa.x86.state", "emu.loader.*"),
+    "emu.dbt.*": ("isa.*", "emu.mmu", "emu.memory", "emu.backends.base", "emu.dbt.*"),
+    "emu.monitor": (
+        "isa.*", "emu.engines.base", "emu.exits", "emu.mmu", "emu.bus", "emu.irq", "emu.clock", "emu.trace",
+        "emu.preempt",
+    ),
+    "emu.engines.*": (
+        "isa.*", "emu.engines.base", "emu.dbt.*", "emu.backends.base", "emu.exits", "emu.memory", "emu.mmu",
+        "emu.errors",
+    ),
+    "emu.backends.*": ("isa.*", "emu.backends.base", "emu.errors", "emu.memory"),
+    "emu.exits": (), "emu.errors": (), "emu.irq": (), "emu.clock": (), "emu.bus": (), "emu.watch": (),
+    "emu.boards": (),
+}  # fmt: skip
+# The helper modules of one backend are no siblings of it.
+PARTS = {
+    "emu.backends.unicorn": ("emu.backends.pagetables", "emu.backends.probe", "emu.backends.unit"),
+}
+# Concrete classes and who may name them (their own package follows ALLOWED).
+CONCRETE = ("emu.devices.*", "emu.engines.interpret", "emu.engines.translate", "emu.backends.*")
+NOT_CONCRETE = ("emu.engines.base", "emu.backends.base")
+COMPOSERS = ("emu.machine",)
+# Who may stand above the machine.
+ABOVE = {
+    "emu.machine": ("emu", "emu.cli_*", "emu.doctor", "emu.report"),
+    "emu.cli": ("emu.__main__",),
+    "emu.cli_*": ("emu.cli", "emu.__main__"),
+}
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the project by dotted name."""
+    found = {}
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(source: str, known: set[str]) -> Iterator[str]:
+    """Dotted names of the modules that `source` imports, wherever in it; `known` tells modules from their members."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            assert node.module is not None
+            for alias in node.names:
+                member = f"{node.module}.{alias.name}"
+                yield member if member in known else node.module
+
+
+def matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
+
+
+def same_package(one: str, other: str) -> bool:
+    """True for a device that is a package (`emu.devices.bios`) and its parts."""
+    return one.split(".")[:3] == other.split(".")[:3] and len(one.split(".")) >= 3
+
+
+def violations(name: str, imported: str) -> Iterator[str]:
+    """The rules that module `name` breaks by importing `imported`."""
+    top = imported.split(".")[0]
+    if top in LIBRARIES and not matches(name, LIBRARIES[top]):
+        yield f"{name} imports {imported}: only {', '.join(LIBRARIES[top])} may"
+    if top in ("benchmarks", "tests"):
+        yield f"{name} imports {imported}: nothing in the product may"
+    if top not in PACKAGES or same_package(name, imported):
+        return
+    for pattern, allowed in ALLOWED.items():
+        if fnmatch(name, pattern) and not matches(imported, allowed + PARTS.get(name, ())):
+            may = ", ".join(allowed) or "nothing of the project"
+            yield f"{name} imports {imported}: {pattern} may import only {may}"
+    inside = name.rpartition(".")[0] == imported.rpartition(".")[0]
+    if matches(imported, CONCRETE) and not matches(imported, NOT_CONCRETE) and not inside and name not in COMPOSERS:
+        yield f"{name} imports {imported}: only {', '.join(COMPOSERS)} names concrete classes"
+    for pattern, above in ABOVE.items():
+        if fnmatch(imported, pattern) and not matches(name, above):
+            yield f"{name} imports {imported}: only {', '.join(above)} may"
+
+
+def test_imports_point_one_way() -> None:
+    found = modules()
+    known = set(found)
+    assert len(known) > 80
+    broken = [
+        problem
+        for name, path in sorted(found.items())
+        for imported in imports(path.read_text(encoding="utf-8"), known)
+        for problem in violations(name, imported)
+    ]
+    assert broken == []
+
+
+@pytest.mark.parametrize(
+    ("name", "imported"),
+    [
+        ("isa.x86.alu", "emu.memory"),
+        ("isa.x86.alu", "capstone"),
+        ("guests.build", "capstone.x86"),
+        ("emu.monitor", "emu.devices.pic"),
+        ("emu.monitor", "emu.machine"),
+        ("emu.devices.serial", "emu.devices.pic"),
+        ("emu.devices.bios.video", "emu.devices.vga"),
+        ("emu.devices.vga", "emu.memory"),
+        ("emu.engines.translate", "emu.backends.unicorn"),
+        ("emu.engines.translate", "emu.engines.interpret"),
+        ("emu.backends.fake", "emu.backends.unicorn"),
+        ("emu.engines.translate", "unicorn"),
+        ("emu.doctor", "emu.backends.unicorn"),
+        ("emu.cli", "emu.machine"),
+        ("emu.machine", "emu.cli_run"),
+        ("emu.cli", "rich.table"),
+        ("emu.bus", "emu.errors"),
+        ("emu.loader.elf", "emu.machine"),
+    ],
+)
+def test_rules_can_fail(name: str, imported: str) -> None:
+    assert list(violations(name, imported))
+
+
+def test_reader_finds_every_form_of_import() -> None:
+    source = (
+        "import emu.bus as b, os\n"
+        "from emu import boards, Machine\n"
+        "def f():\n    from isa.x86.state import CS\n"
+        "if TYPE_CHECKING:\n    import rich.table\n"
+    )
+    known = {"emu", "emu.bus", "emu.boards", "isa.x86.state"}
+    assert set(imports(source, known)) == {"emu.bus", "os", "emu.boards", "emu", "isa.x86.state", "rich.table"}
+
+
+def test_command_line_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, emu.cli, emu.__main__\n"
+        "heavy = {'unicorn', 'capstone', 'keystone', 'rich', 'elftools', 'PIL'}\n"
+        "heavy |= {'emu.machine', 'emu.config', 'guests'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_import_emu_loads_nothing_at_all() -> None:
+    code = "import sys, emu\nprint(sorted(name for name in sys.modules if name.startswith(('emu.', 'isa', 'guests'))))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_answers_in_a_tenth_of_a_second() -> None:
+    def seconds(*arguments: str) -> float:
+        started = time.perf_counter()
+        subprocess.run([sys.executable, *arguments], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+        return time.perf_counter() - started
+
+    # the best of several, less what the interpreter itself takes: the machine may be busy
+    bare = min(seconds("-c", "pass") for _ in range(5))
+    assert min(seconds("-m", "emu", "--help") for _ in range(10)) - bare < 0.1
