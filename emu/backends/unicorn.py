@@ -337,6 +337,7 @@ class UnicornBackend:
             self._pc = self._dispatch(vector)
             if self._pc >= 0 and not self._stop:
                 self._load(self._pc)
+                self._pc = _NO_TRAP  # from here on only the machine knows where it is
                 return
             self._settle()
         except BaseException as error:

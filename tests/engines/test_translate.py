@@ -119,6 +119,20 @@ def test_interrupt_from_another_thread_stops_a_loop_precisely(make: Make) -> Non
     assert world.cpu.retired == 2 * world.cpu.regs[RAX] - (world.cpu.rip == ORG + 1)
 
 
+def test_a_stop_long_after_an_exit_does_not_go_back_to_it(make: Make) -> None:
+    world = make()
+    world.put("mov eax, dword ptr [0x8000]; again: inc dword ptr [0x8000]; inc ebx; jmp again")
+    for _ in range(3):  # an exit (a hidden page fault, the first chaining) comes before each stop
+        world.engine.mapping_changed(None)
+        preempter = Preempter(world.engine.interrupt)
+        preempter.arm(20_000_000)
+        assert world.run() == Budget()
+        preempter.close()
+    counted = world.memory.read(0x8000, 4)
+    assert counted - world.cpu.regs[RBX] in (0, 1)
+    assert counted > 1000
+
+
 def test_cli_sti_pushf_popf_do_not_leave_the_cache(make: Make) -> None:
     world = make()
     world.put(
