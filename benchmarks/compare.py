@@ -50,7 +50,7 @@ def _vemu(guest: Guest, engine: str, scale: int | None) -> tuple[int, float]:
     """Instructions and seconds of one run in a fresh machine; raises RuntimeError where the output is wrong."""
     console = bytearray()
     config = MachineConfig(
-        guest.image(scale), engine=engine, format="flat", mode=guest.mode, org=guest.org, memory=guest.memory
+        guest.image(scale), engine=engine, format="flat", mode=guest.mode, org=guest.org, memory=guest.memory << 20
     )
     with Machine(config, console=console.extend) as machine:
         result = machine.run()

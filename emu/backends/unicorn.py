@@ -28,7 +28,11 @@ from isa.x86.state import AC, ARITH, DF, ID, IF, NT
 
 PHYSICAL: Final = 0x80_0000_0000  # where the monitor's own memory sits in the bare machine: 512 GiB, above all RAM
 CODE_SIZE: Final = 16 << 20
-DATA_SIZE: Final = 16 << 20
+_DATA_PAGES = 16 << 20
+# The data starts off the place in Unicorn's TLB (pages modulo 256) that round guest addresses use.
+_SKEW = 0xB7_000
+_DATA_AT = CODE_SIZE + _SKEW
+DATA_SIZE: Final = _DATA_PAGES - _SKEW
 TABLES_SIZE: Final = 48 << 20
 BASE32: Final = 0xD000_0000  # between the RAM below the hole at 3 GiB and the devices below 4 GiB
 BASE64: Final = 0xFFFF_8400_0000_0000
@@ -80,20 +84,20 @@ class UnicornBackend:
         self._lib = ctypes.CDLL(unicorn.unicorn_py3.unicorn.uclib._name)
         self._handle = ctypes.c_void_p(self._uc._uch.value)
         self._anchors: list[object] = []  # ctypes views that keep mapped memory alive
-        self._monitor = mmap.mmap(-1, TABLES_SIZE + CODE_SIZE + DATA_SIZE)
+        self._monitor = mmap.mmap(-1, TABLES_SIZE + CODE_SIZE + _DATA_PAGES)
         view = memoryview(self._monitor)
         self._map_host(PHYSICAL, view)
         self.code = view[TABLES_SIZE : TABLES_SIZE + CODE_SIZE]
-        self.data = view[TABLES_SIZE + CODE_SIZE :]
+        self.data = view[TABLES_SIZE + _DATA_AT :]
         self.tables = PageTables(view[:TABLES_SIZE].cast("Q"), PHYSICAL)
         for base in (BASE32, BASE64):
             code, data = PHYSICAL + TABLES_SIZE, PHYSICAL + TABLES_SIZE + CODE_SIZE
             self.tables.fix(base, code, CODE_SIZE, writable=False, executable=True)
-            self.tables.fix(base + CODE_SIZE, data, DATA_SIZE, writable=True, executable=False)
+            self.tables.fix(base + CODE_SIZE, data, _DATA_PAGES, writable=True, executable=False)
         self.tables.seal()
         self.layout = Layout(
             code_base={16: BASE32, 32: BASE32, 64: BASE64},
-            data_base={16: BASE32 + CODE_SIZE, 32: BASE32 + CODE_SIZE, 64: BASE64 + CODE_SIZE},
+            data_base={16: BASE32 + _DATA_AT, 32: BASE32 + _DATA_AT, 64: BASE64 + _DATA_AT},
             code_start=_CODE_START,
             code_size=CODE_SIZE,
             data_size=DATA_SIZE - 0x4000,
@@ -143,7 +147,7 @@ class UnicornBackend:
         self._word_at = ctypes.byref(self._word)
         for slot, attr in ((1, 0xA09B), (2, 0xC093)):
             struct.pack_into("<Q", self.data, _GDT + 8 * slot, descriptor(0, 0xFFFFF, attr))
-        uc.reg_write(ux.UC_X86_REG_GDTR, (0, BASE64 + CODE_SIZE + _GDT, 0xFFF, 0))
+        uc.reg_write(ux.UC_X86_REG_GDTR, (0, BASE64 + _DATA_AT + _GDT, 0xFFF, 0))
         uc.reg_write(ux.UC_X86_REG_CR4, 1 << 5 | 1 << 9 | 1 << 10)  # PAE, OSFXSR, OSXMMEXCPT
         uc.msr_write(0xC0000080, 1 << 11 | 1 << 10 | 1 << 8)  # EFER: NXE, LMA, LME
         uc.reg_write(ux.UC_X86_REG_CR3, self.tables.root)
@@ -219,7 +223,7 @@ class UnicornBackend:
         self._buffer[:] = self._kernel
         regs = [0] * 16
         regs[0], regs[1], regs[2], regs[3] = selectors[0], selectors[3], selectors[4], selectors[5]
-        regs[4] = BASE64 + CODE_SIZE + _STACK
+        regs[4] = BASE64 + _DATA_AT + _STACK
         _REGS.pack_into(self._buffer, self._at.regs, *regs)
         self._restore(self._handle, self._context)
         kept, self._handler = self._handler, _leave
