@@ -45,7 +45,12 @@ ALLOWED = {
 }  # fmt: skip
 # The helper modules of one backend are no siblings of it.
 PARTS = {
-    "emu.backends.unicorn": ("emu.backends.pagetables", "emu.backends.probe", "emu.backends.unit"),
+    "emu.backends.unicorn": (
+        "emu.backends.pagetables",
+        "emu.backends.probe",
+        "emu.backends.unit",
+        "emu.backends.tuning",
+    ),
 }
 # Concrete classes and who may name them (their own package follows ALLOWED).
 CONCRETE = ("emu.devices.*", "emu.engines.interpret", "emu.engines.translate", "emu.backends.*")

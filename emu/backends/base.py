@@ -17,7 +17,8 @@ class Layout:
 
     `code_base` and `data_base` give, for guest code of 16, 32 and 64 bit, the host-virtual address of the code cache
     and of the monitor's data (spill slots, virtual flags, jump tables); `leave` are the bytes of one exit from the
-    cache, after which the backend reports a trap with vector LEAVE and the host pc behind them. Guest addresses are
+    cache, after which the backend reports a trap with vector LEAVE and the host pc behind them. An access to `void`
+    always faults. Guest addresses are
     reached as they are, through the segment registers of the view.
     """
 
@@ -27,6 +28,7 @@ class Layout:
     code_size: int
     data_size: int
     leave: bytes
+    void: dict[int, int]  # per mode: a host-virtual address of the monitor's that no access ever reaches
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ class Backend(Protocol):
     code: memoryview
     data: memoryview
     native: NativeUnit
+    stops_whole: bool  # `stop` lands between instructions; where not, code must watch its budget instead
 
     def install(self, offset: int, code: bytes) -> None:
         """Place bytes where nothing was executed since the last `forget`."""

@@ -64,6 +64,10 @@ class PageTables:
         for step in range(0, size, _LARGE):
             self._words[self._directory(linear + step)] = physical + step | flags
 
+    def bar(self, linear: int) -> None:
+        """Keep 2 MiB from `linear` on unmapped for good."""
+        self._words[self._directory(linear)] = LARGE
+
     def seal(self) -> None:
         """Remember the fixed mappings as what clear() goes back to."""
         self._sealed_next = self._next

@@ -21,6 +21,7 @@ from unicorn import x86_const as ux
 from emu.backends.base import LEAVE, Layout, Trap, TrapHandler, View
 from emu.backends.pagetables import PageTables
 from emu.backends.probe import ContextLayout, ProbeError, find_series, find_words
+from emu.backends.tuning import drop_checks_behind_accesses, stops_between_blocks, widen_tlb
 from emu.backends.unit import CacheUnit
 from emu.errors import VemuError
 from isa.base import NativeUnit
@@ -33,6 +34,7 @@ _DATA_PAGES = 16 << 20
 _SKEW = 0xB7_000
 _DATA_AT = CODE_SIZE + _SKEW
 DATA_SIZE: Final = _DATA_PAGES - _SKEW
+_VOID_AT = CODE_SIZE + _DATA_PAGES
 TABLES_SIZE: Final = 48 << 20
 BASE32: Final = 0xD000_0000  # between the RAM below the hole at 3 GiB and the devices below 4 GiB
 BASE64: Final = 0xFFFF_8400_0000_0000
@@ -52,7 +54,6 @@ _u64 = ctypes.c_uint64
 _WORD = struct.Struct("<Q")
 _INT = struct.Struct("<i")
 _NO_TRAP = -2
-_TLB_GROWS: Final = 0.02  # seconds between two flushes that let the TLB grow
 _FREE_FLAGS = ARITH | DF | NT | AC | ID  # flags guest code may hold in the machine's own register
 _FORCED_FLAGS = 2 | IF  # the machine's interrupt flag is the monitor's; the guest's is virtual
 
@@ -83,6 +84,8 @@ class UnicornBackend:
         self._uc.ctl_set_cpu_model(ux.UC_CPU_X86_BROADWELL)
         self._lib = ctypes.CDLL(unicorn.unicorn_py3.unicorn.uclib._name)
         self._handle = ctypes.c_void_p(self._uc._uch.value)
+        assert self._handle.value is not None
+        untold = drop_checks_behind_accesses(self._lib, self._handle.value)
         self._anchors: list[object] = []  # ctypes views that keep mapped memory alive
         self._monitor = mmap.mmap(-1, TABLES_SIZE + CODE_SIZE + _DATA_PAGES)
         view = memoryview(self._monitor)
@@ -94,6 +97,7 @@ class UnicornBackend:
             code, data = PHYSICAL + TABLES_SIZE, PHYSICAL + TABLES_SIZE + CODE_SIZE
             self.tables.fix(base, code, CODE_SIZE, writable=False, executable=True)
             self.tables.fix(base + CODE_SIZE, data, _DATA_PAGES, writable=True, executable=False)
+            self.tables.bar(base + _VOID_AT)
         self.tables.seal()
         self.layout = Layout(
             code_base={16: BASE32, 32: BASE32, 64: BASE64},
@@ -102,9 +106,11 @@ class UnicornBackend:
             code_size=CODE_SIZE,
             data_size=DATA_SIZE - 0x4000,
             leave=bytes((0xCD, LEAVE_VECTOR)),
+            void={16: BASE32 + _VOID_AT, 32: BASE32 + _VOID_AT, 64: BASE64 + _VOID_AT},
         )
         self._tlb_stale = False
-        self._grown = 0.0
+        self._born = time.monotonic()
+        self._grows = self._born  # when the TLB gets its next chance to grow
         self._stop = False
         self._handler: TrapHandler = _leave
         self._failure: BaseException | None = None
@@ -117,6 +123,9 @@ class UnicornBackend:
                 self._map_host(region.gpa, memory.ram[region.offset : region.offset + region.length])
         self._setup()
         self._measure()
+        spare = PHYSICAL + TABLES_SIZE + CODE_SIZE + _DATA_PAGES
+        self.stops_whole = untold and stops_between_blocks(self._uc, self, spare, _PLACES)
+        widen_tlb(self, PHYSICAL, _PLACES)
         self.native: NativeUnit = CacheUnit(self, _PLACES, _CODE_START - _PLACES, DATA_SIZE - 0x4000)
 
     # -- set-up ------------------------------------------------------------------------------------------------
@@ -261,6 +270,10 @@ class UnicornBackend:
         self.tables.clear()
         self._tlb_stale = True
 
+    def flush_tlb(self) -> None:
+        """Drop what the machine remembers of the page tables before it goes on."""
+        self._tlb_stale = True
+
     # -- registers ---------------------------------------------------------------------------------------------
 
     def set_view(self, view: View) -> None:
@@ -351,9 +364,9 @@ class UnicornBackend:
     def run(self, pc: int, on_trap: TrapHandler) -> int:
         self._handler = on_trap
         now = time.monotonic()
-        if now - self._grown > _TLB_GROWS:
-            # Unicorn's TLB starts with 256 entries and doubles only when it is flushed while well filled.
-            self._grown, self._tlb_stale = now, True
+        if now >= self._grows:
+            # It doubles only when it is flushed while well filled; a flush costs, so each comes at twice the age.
+            self._grows, self._tlb_stale = now + (now - self._born), True
         while not self._stop:
             self._load(pc)
             self._pc = _NO_TRAP

@@ -53,7 +53,7 @@ class TranslateEngine:
         self, cpu: Cpu, memory: GuestMemory, backend: Backend, *, exact: bool = False, cache_limit: int | None = None
     ) -> None:
         self._cpu, self._memory, self._backend = cpu, memory, backend
-        self._exact = exact
+        exact = exact or not backend.stops_whole
         self._interpreter = Interpreter(cpu)
         self._mmu = ShadowMmu(cpu, memory, backend)
         memory.on_watch_change.append(cpu.page_watched)
@@ -63,6 +63,7 @@ class TranslateEngine:
         self._modes = Modes(exact)
         self._translator = Translator(memory, self.cache, backend.layout)
         self._leave_size = len(backend.layout.leave)
+        self._void = backend.layout.void
         self._code_pages: dict[tuple[int, bool], int] = {}  # (linear page, user) -> physical page
         self._mode = self._modes.mode(cpu)
         self._words = backend.data[:0x1000].cast("I")
@@ -103,7 +104,8 @@ class TranslateEngine:
 
     def interrupt(self) -> None:
         self._interrupted = True
-        self._backend.stop()
+        if self._backend.stops_whole:
+            self._backend.stop()
 
     def set_pending(self, pending: bool) -> None:
         self._words[PENDING >> 2] = int(pending)
@@ -231,8 +233,6 @@ class TranslateEngine:
                     return self._follow(block, site, trap.pc)
                 case SiteKind.CALLOUT:
                     return self._callout(block, site.index, trap.pc)
-                case SiteKind.INDIRECT:
-                    return self._indirect(block, site.index, trap.pc)
                 case SiteKind.BUDGET:
                     return self._overdrawn(block, site.index, trap.pc)
         block_hit = self.cache.block_at(trap.pc)
@@ -240,6 +240,8 @@ class TranslateEngine:
             raise RuntimeError(f"trap {trap.vector} at cache offset {trap.pc:#x}, where no block lies")
         index = block_hit.piece_at(trap.pc)
         if trap.vector == PAGE_FAULT:
+            if trap.cr2 == self._void[block_hit.mode.mode]:
+                return self._indirect(block_hit, index, trap.pc)
             linear = trap.cr2 if block_hit.mode.mode == 64 else trap.cr2 & _M32
             try:
                 if self._mmu.resolve(linear, bool(trap.error & 2), block_hit.mode.user):
@@ -342,9 +344,9 @@ class TranslateEngine:
         self._cpu.rip = pc
         return self._finish(Budget())
 
-    def _indirect(self, block: Block, index: int, behind: int) -> int:
+    def _indirect(self, block: Block, index: int, host: int) -> int:
         """A jump table had no entry: execute the transfer, then fill the table for the next time."""
-        self._pull(block, index, behind - self._leave_size)
+        self._pull(block, index, host)
         self._counters.exits["indirect"] += 1
         self._counters.dispatches += 1
         pc = self._emulate(block, index, -1)

@@ -32,6 +32,8 @@ class HostLayout(Protocol):
     def data_base(self) -> dict[int, int]: ...
     @property
     def leave(self) -> bytes: ...
+    @property
+    def void(self) -> dict[int, int]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +128,22 @@ class Emitter:
         """LEA reg, [data + table]."""
         self._data_operand(b"\x8d", reg, table)
 
-    def jump_if_zero_rcx(self, distance: int) -> None:
-        """JRCXZ in 64-bit code, JECXZ elsewhere; `distance` in bytes from behind it (-128..127)."""
-        prefix = b"\x66\x67" if self.mode == 16 else b""  # 66 keeps EIP whole, 67 tests ECX
-        self.code += prefix + b"\xe3" + struct.pack("<b", distance)
+    def void_address(self, reg: int) -> None:
+        """The address at which every access faults, in a register (not r8 to r15)."""
+        void = self.target.layout.void[self.mode]
+        if self._wide:
+            behind = self._host + len(self.code) + 7
+            self.code += bytes((0x48, 0x8D, 0x05 | reg << 3)) + struct.pack("<i", void - behind)
+        else:
+            self.code += (b"\x66" if self.mode == 16 else b"") + bytes((0xB8 | reg,)) + struct.pack("<I", void)
+
+    def fault_unless_zero_rcx(self) -> None:
+        """REP LODSB from RSI, which holds the void address: nothing for RCX = 0, else a page fault.
+
+        Of the conditional transfers that leave the flags alone it is the one Unicorn chains; JRCXZ goes through its
+        main loop.
+        """
+        self.code += (b"\x67" if self.mode == 16 else b"") + b"\xf3\xac"
 
     def jump_if_zero_ecx(self, distance: int) -> None:
         """JECXZ in every mode."""

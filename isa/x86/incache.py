@@ -119,8 +119,8 @@ def lookup_possible(insn: Insn, stack32: bool) -> bool:
     return stack32 or insn.flow is Flow.INDIRECT_JUMP
 
 
-def lookup(emit: Emitter) -> int:
-    """Look up the target in RSI; falls through with RDX at the found entry. Returns the offset behind the miss exit."""
+def lookup(emit: Emitter) -> None:
+    """Look up the target in RSI; falls through with RDX at the found entry. A miss faults at the void address."""
     wide = emit.mode == 64
     emit.raw(b"\x0f\xb7\xce")  # movzx ecx, si
     emit.table_address(RDX, TABLES)
@@ -130,8 +130,8 @@ def lookup(emit: Emitter) -> int:
         emit.raw(b"\x48\x8d\x0c\x31")  # lea rcx, [rcx + rsi]
     else:
         emit.raw(b"\x8d\x14\xca\x8b\x0a\x8d\x0c\x31")
-    emit.jump_if_zero_rcx(len(emit.target.layout.leave))
-    return emit.leave()
+    emit.void_address(RSI)
+    emit.fault_unless_zero_rcx()
 
 
 def jump_to_found(emit: Emitter) -> None:

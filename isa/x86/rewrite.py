@@ -28,7 +28,6 @@ class SiteKind(enum.Enum):
     """What an exit from the cache asks for."""
 
     LINK = "link"  # a direct branch whose target is not chained yet
-    INDIRECT = "indirect"  # the jump table had no entry for the target
     CALLOUT = "callout"  # emulate the instruction
     BUDGET = "budget"  # the instruction budget does not cover this block
 
@@ -333,15 +332,14 @@ class Rewriter:
             emit.raw(b"\x48\x8b\x34\x24" if insn.mode == 64 else b"\x8b\x34\x24")  # mov rsi, [rsp]
         else:
             self._load_target(insn, pc)
-        miss = incache.lookup(emit)
+        incache.lookup(emit)
         if insn.flow is Flow.RETURN:
             extra = int.from_bytes(insn.raw[insn.opcode_at + 1 :], "little") if insn.opcode == 0xC2 else 0
             incache.drop_stack(emit, (8 if insn.mode == 64 else 4) + extra)
         elif insn.flow is Flow.INDIRECT_CALL:
             emit.push_constant(*self._return_address(insn, pc))
         incache.jump_to_found(emit)
-        self._sites[miss] = Site(SiteKind.INDIRECT, index)
-        # until the last instruction nothing the guest can see has changed
+        # until the last instruction nothing the guest can see has changed: a lookup that misses can be undone
         piece.spilled.append((loading, emit.at, spilled))
 
     def _load_target(self, insn: Insn, pc: int) -> None:

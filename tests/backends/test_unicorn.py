@@ -216,3 +216,7 @@ def test_native_unit_computes_and_keeps_vector_state(machine: UnicornBackend) ->
 
 def test_native_unit_reports_undefined_instructions(machine: UnicornBackend) -> None:
     assert machine.native.execute(b"\x0f\x0b", -1, b"", [0] * 16, 2).vector == 6
+
+
+def test_stops_are_heard_between_blocks_only() -> None:
+    assert UnicornBackend().stops_whole

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from emu.backends import tuning
 from emu.engines.translate import TranslateEngine
 from emu.exits import Budget, Fault, Halt
 from emu.preempt import Preempter
@@ -131,6 +132,20 @@ def test_a_stop_long_after_an_exit_does_not_go_back_to_it(make: Make) -> None:
     counted = world.memory.read(0x8000, 4)
     assert counted - world.cpu.regs[RBX] in (0, 1)
     assert counted > 1000
+
+
+def test_a_machine_that_stops_inside_instructions_is_stopped_by_budget(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "_CHECKER", "no_such_function")
+    world = make()
+    world.put("again: inc dword ptr [0x8000]; inc ebx; jmp again")
+    preempter = Preempter(world.engine.interrupt)
+    preempter.arm(20_000_000)
+    assert world.run(1 << 60) == Budget()
+    preempter.close()
+    assert world.memory.read(0x8000, 4) - world.cpu.regs[RBX] in (0, 1)
+    assert world.cpu.retired > 1000
 
 
 def test_cli_sti_pushf_popf_do_not_leave_the_cache(make: Make) -> None:

@@ -16,6 +16,7 @@ LAYOUT = Layout(
     code_size=1 << 24,
     data_size=1 << 24,
     leave=b"\xcd\xf0",
+    void={16: 0xD2000000, 32: 0xD2000000, 64: 0xFFFF840002000000},
 )
 START = 0x5000
 MODES = {16: keystone.KS_MODE_16, 32: keystone.KS_MODE_32, 64: keystone.KS_MODE_64}
@@ -60,6 +61,16 @@ CASES: list[Case] = [
         lambda m: f"sub {data(m, BUDGET, 10, 'dword')}, 0x1f4",
     ),
     ("cmp", lambda e: e.compare32_clobbering_flags(BUDGET, 0), lambda m: f"cmp {data(m, BUDGET, 7, 'dword')}, 0"),
+    (
+        "void address",
+        lambda e: e.void_address(6),
+        lambda m: "lea rsi, [rip + 0x1ffaff9]" if m == 64 else "mov esi, 0xd2000000",
+    ),
+    (
+        "fault unless zero",
+        lambda e: e.fault_unless_zero_rcx(),
+        lambda m: "rep lodsb al, byte ptr [esi]" if m == 16 else "rep lodsb",
+    ),
     ("table", lambda e: e.table_address(2, TABLES), lambda m: f"lea {wide(m, 2)}, {data(m, TABLES, 7, NATURAL[m])}"),
 ]
 

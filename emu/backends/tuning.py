@@ -1,0 +1,97 @@
+"""Tunes a fresh Unicorn: it shall stop between its blocks only, and have a TLB that holds a working set.
+
+Unicorn 2.1 looks for a requested stop behind every memory access, by a call that doubles the cost of the access, and
+leaves there with the access made and the instruction not finished: executing it again would make it twice. A flag of
+its own, which it uses for Thumb's IT blocks, leaves these checks out. No interface sets the flag, so its place is read
+from the function that tests it, and its effect is proved before it is relied on.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import re
+from typing import TYPE_CHECKING, Final
+
+import unicorn
+
+from emu.backends.base import Trap, View
+from isa.x86.state import RCX, RSI
+
+if TYPE_CHECKING:
+    from emu.backends.unicorn import UnicornBackend
+
+_CHECKER: Final = "check_exit_request_x86_64"  # the function of Unicorn's that tests the flag
+_CMP_BYTE_ZERO: Final = re.compile(rb"\x80[\xb8-\xbf](.{4})\x00", re.DOTALL)  # cmp byte [reg + disp32], 0
+_LOOK_AT: Final = 64  # bytes of the function in which the test must stand
+_ENGINE_SIZE: Final = 0x4000  # upper bound of the flag's place in the engine's structure
+
+_PAGE: Final = 0x1000
+_LINEAR: Final = 0x4000_0000  # where the probes map their pages
+_TLB_ENTRIES: Final = 4096  # 16 MiB of guest memory
+_TLB_START: Final = 256  # entries Unicorn begins with; it doubles them when it is flushed while well filled
+
+
+def drop_checks_behind_accesses(library: ctypes.CDLL, engine: int) -> bool:
+    """Set the flag in the structure at `engine`, before anything is translated; False where its place is unknown."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    function = getattr(library, _CHECKER, None)
+    address = None if function is None else ctypes.cast(function, ctypes.c_void_p).value
+    found = None if address is None else _CMP_BYTE_ZERO.search(ctypes.string_at(address, _LOOK_AT))
+    if found is None:
+        return False
+    offset = int.from_bytes(found[1], "little", signed=True)
+    flag = ctypes.c_uint8.from_address(engine + offset) if 0 < offset < _ENGINE_SIZE else None
+    if flag is None or flag.value != 0:
+        return False
+    flag.value = 1
+    return True
+
+
+def _leave(_trap: Trap) -> int:
+    return -1
+
+
+def stops_between_blocks(uc: unicorn.Uc, backend: UnicornBackend, physical: int, at: int) -> bool:
+    """True where a stop asked for during a load is heard only at the block's end; `at`: room in the code cache.
+
+    The page at `physical`, which must be free, serves as a device that asks for the stop.
+    """
+
+    def device(_uc: unicorn.Uc, _offset: int, _size: int, _data: object) -> int:
+        backend.stop()
+        return 0
+
+    uc.mmio_map(physical, _PAGE, device, None, None, None)
+    backend.map_pages(_LINEAR, [physical], False, False)
+    load_and_jump = b"\x48\x8b\x06\xeb\x00"  # mov rax, [rsi]; jmp to the next instruction
+    backend.install(at, load_and_jump + backend.layout.leave)
+    regs = [0] * 16
+    regs[RSI] = _LINEAR
+    backend.set_view(View(64, 1, True, (0, 0, 0, 0, 0, 0)))
+    backend.push(regs, 2)
+    stopped = backend.run(at, _leave)
+    backend.unmap_all()
+    backend.forget(at, at + 16)
+    uc.mem_unmap(physical, _PAGE)
+    return stopped == at + len(load_and_jump)
+
+
+def widen_tlb(backend: UnicornBackend, physical: int, at: int) -> None:
+    """Make both TLBs (of CPL 1 and 3) grow; every page used for it maps `physical`. `at`: room in the code cache."""
+    backend.map_pages(_LINEAR, [physical] * (_TLB_ENTRIES // 2), False, True)
+    # again: mov al, [rsi]; add rsi, 1000h; dec ecx; jnz again
+    backend.install(at, bytes.fromhex("8a064881c600100000ffc975f3") + backend.layout.leave)
+    for level in (1, 3):
+        backend.set_view(View(64, level, True, (0, 0, 0, 0, 0, 0)))
+        entries = _TLB_START
+        while entries < _TLB_ENTRIES:
+            regs = [0] * 16
+            regs[RSI], regs[RCX] = _LINEAR, entries
+            backend.push(regs, 2)
+            backend.run(at, _leave)
+            backend.flush_tlb()
+            entries *= 2
+    backend.unmap_all()
+    backend.forget(at, at + 16)
