@@ -51,6 +51,7 @@ PARTS = {
         "emu.backends.unit",
         "emu.backends.tuning",
     ),
+    "emu.backends.tuning": ("emu.backends.unicorn",),  # for the type only
 }
 # Concrete classes and who may name them (their own package follows ALLOWED).
 CONCRETE = ("emu.devices.*", "emu.engines.interpret", "emu.engines.translate", "emu.backends.*")
