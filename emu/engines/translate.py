@@ -205,12 +205,12 @@ class TranslateEngine:
 
     def _account(self, block: Block, completed: int) -> None:
         """Make `cpu.retired` exact, `completed` instructions of `block` having retired."""
-        charged = len(block.insns) if completed >= block.code.counted_at else 0
+        charged = block.code.charge if completed >= block.code.counted_at else 0
         self._cpu.retired = self._harvest() + completed - charged
 
     def _settle(self, block: Block, completed: int) -> None:
         """The block is left after `completed` instructions: give back what it was charged for the others."""
-        charged = len(block.insns) if completed >= block.code.counted_at else 0
+        charged = block.code.charge if completed >= block.code.counted_at else 0
         at = BUDGET >> 2
         self._words[at] = self._words[at] + charged - completed & _M32
 
@@ -338,9 +338,8 @@ class TranslateEngine:
 
     def _leave_at(self, block: Block, pc: int) -> int:
         """Leave the cache behind `block`, which is complete, with the guest at `pc`."""
-        last = len(block.insns) - 1
-        self._pull(block, last, -1)
-        self._account(block, last + 1)
+        self._pull(block, len(block.code.pieces) - 1, -1)
+        self._cpu.retired = self._harvest()  # nothing of what was charged is left over
         self._cpu.rip = pc
         return self._finish(Budget())
 
@@ -378,7 +377,7 @@ class TranslateEngine:
             return pc  # in the middle of an emulated sequence: the next stop finds a better place
         self._pull(block, index, pc)
         cpu = self._cpu
-        cpu.retired = self._harvest() + index - (len(block.insns) if index > block.code.counted_at else 0)
+        cpu.retired = self._harvest() + index - (block.code.charge if index > block.code.counted_at else 0)
         cpu.shadow = index > 0 and block.code.pieces[index - 1].reason == "sti"
         return self._finish(Budget())
 

@@ -94,9 +94,12 @@ class Code:
     end: int
     pieces: list[Piece]
     sites: dict[int, Site]
-    counted_at: int  # the budget is charged when this instruction starts
+    counted_at: int  # the budget is charged when this instruction starts ...
+    charge: int  # ... with so many: the block's instructions, as often as an unrolled loop repeats them
 
 
+_MOST_COPIES: Final = 4  # of the body of a loop that is unrolled ...
+_UNROLLED: Final = 24  # ... and instructions in all of them
 _STRINGS: Final = {0xA4, 0xA5, 0xA6, 0xA7, 0xAA, 0xAB, 0xAC, 0xAD, 0xAE, 0xAF}
 _STACK_OPS: Final = {*range(0x50, 0x62), 0x68, 0x6A, 0x8F, 0xC2, 0xC3, 0xC8, 0xC9, 0xE8, 0x9C, 0x9D}
 
@@ -181,6 +184,26 @@ def free_point(insns: list[Insn], mode: BlockMode) -> int:
     return -1
 
 
+def copies_of_loop(insns: list[Insn], pc: int, mode: BlockMode) -> int:
+    """How often to repeat a block that loops to itself, so that the budget is charged once for several rounds."""
+    last = insns[-1]
+    if mode.exact or last.flow is not Flow.BRANCH or 0xE0 <= last.opcode <= 0xE3:
+        return 1
+    start_of_last = pc + sum(insn.size for insn in insns[:-1])
+    if last.target(start_of_last) != pc or any(row_of(insn) or callout_reason(insn, mode) for insn in insns):
+        return 1
+    return max(1, min(_MOST_COPIES, _UNROLLED // len(insns)))
+
+
+@dataclass(slots=True)
+class _Cold:
+    """A direct exit whose stub is still to come; `refund` instructions of the charge were not executed before it."""
+
+    site: Site
+    sites: dict[int, Site]
+    refund: int
+
+
 class Rewriter:
     """Rewrites a run of blocks for one mode, starting at cache offset `start`."""
 
@@ -189,7 +212,7 @@ class Rewriter:
         self._emit = Emitter(target, start)
         self._sites: dict[int, Site] = {}
         self._pieces: list[Piece] = []
-        self._cold: list[tuple[Site, dict[int, Site]]] = []  # direct exits whose stubs are still to come
+        self._cold: list[_Cold] = []
 
     def block(self, insns: list[Insn], pc: int, reload_prefix: bool, falls_into_next: bool) -> Code:
         """Rewrite `insns`, the block at `pc`.
@@ -208,28 +231,43 @@ class Rewriter:
         entry = emit.at
         free = -1 if self._mode.exact else free_point(insns, self._mode)
         counted_at = max(free, 0)
-        for index, insn in enumerate(insns):
+        loop, count = pc, len(insns)
+        charge = count * copies_of_loop(insns, pc, self._mode)
+        for index, insn in enumerate(insns * (charge // count)):
             piece = Piece(emit.at, pc, insn, "", ends_block(insn), is_vector(insn))
             if index == 0 and indirect >= 0:
                 piece.start = indirect
                 piece.spilled.append((indirect, entry, dict(incache.LOOKUP_SPILLS)))
             self._pieces.append(piece)
             if index == counted_at:
-                self._count(len(insns), free >= 0, index)
-            self._one(piece, insn, index, pc)
-            pc = pc + insn.size & self._wrap(insn)
+                self._count(charge, free >= 0, index)
+            next_pc = pc + insn.size & self._wrap(insn)
+            if index + 1 < charge and index % count == count - 1:  # a round ends and another one follows
+                piece.ends = False
+                self._link(index, next_pc, emit.branch(insn.opcode & 15 ^ 1), charge - index - 1)
+                next_pc = loop
+            else:
+                self._one(piece, insn, index, pc)
+            pc = next_pc
         last = insns[-1]
         if (not ends_block(last) or last.flow is Flow.BRANCH) and not falls_into_next:
-            self._link(len(insns) - 1, pc, emit.jump())
-        return Code(start, entry, indirect, emit.at, self._pieces, self._sites, counted_at)
+            self._link(charge - 1, pc, emit.jump())
+        return Code(start, entry, indirect, emit.at, self._pieces, self._sites, counted_at, charge)
 
     def finish(self) -> bytes:
         """Add the stubs of all direct exits; returns the code of the whole run."""
         emit = self._emit
-        for site, sites in self._cold:
+        for cold in self._cold:
+            site = cold.site
+            if cold.refund:
+                emit.fill_displacement(site.patch_at, emit.at)
+                emit.spill(RCX, 0)
+                self._charge(-cold.refund)
+                emit.reload(RCX, 0)
+                site.patch_at = emit.jump()
             site.stub = emit.at
             emit.fill_displacement(site.patch_at, site.stub)
-            sites[emit.leave()] = site
+            cold.sites[emit.leave()] = site
         return bytes(emit.code)
 
     def _wrap(self, insn: Insn) -> int:
@@ -243,9 +281,7 @@ class Rewriter:
             return
         emit.spill(RCX, 0)
         start = emit.at
-        emit.load32(RCX, BUDGET)
-        emit.lea32(RCX, RCX, -count)
-        emit.store32(RCX, BUDGET)
+        self._charge(count)
         if self._mode.exact:
             # budgets stay below 2**23, so the top byte is zero until the budget is overdrawn
             emit.load_byte(RCX, BUDGET + 3)
@@ -254,8 +290,15 @@ class Rewriter:
         emit.reload(RCX, 0)
         self._pieces[-1].spilled.append((start, emit.at, {RCX: 0}))
 
-    def _link(self, index: int, target: int, patch_at: int) -> None:
-        self._cold.append((Site(SiteKind.LINK, index, target, patch_at), self._sites))
+    def _charge(self, count: int) -> None:
+        """Take `count` from the budget by RCX, without touching the flags."""
+        emit = self._emit
+        emit.load32(RCX, BUDGET)
+        emit.lea32(RCX, RCX, -count)
+        emit.store32(RCX, BUDGET)
+
+    def _link(self, index: int, target: int, patch_at: int, refund: int = 0) -> None:
+        self._cold.append(_Cold(Site(SiteKind.LINK, index, target, patch_at), self._sites, refund))
 
     def _callout(self, piece: Piece, index: int, reason: str) -> None:
         piece.reason = reason

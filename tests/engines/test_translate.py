@@ -148,6 +148,31 @@ def test_a_machine_that_stops_inside_instructions_is_stopped_by_budget(
     assert world.cpu.retired > 1000
 
 
+@pytest.mark.parametrize("rounds", range(1, 11))
+@pytest.mark.parametrize("body", ["add eax, 3; dec ecx", "inc eax; sub ecx, 1", "lea eax, [eax+3]; dec ecx"])
+def test_an_unrolled_loop_counts_its_rounds(make: Make, body: str, rounds: int) -> None:
+    world = make()
+    world.put(f"mov ecx, {rounds}; again: {body}; jnz again; hlt")
+    assert world.run() == Halt(False)
+    assert world.cpu.regs[RCX] == 0
+    assert world.cpu.retired == 1 + 3 * rounds + 1
+    assert any(block.code.charge > len(block.insns) for block in world.engine.blocks())
+
+
+@pytest.mark.parametrize("rounds", range(1, 11))
+def test_a_fault_in_an_unrolled_loop_is_exact(make: Make, rounds: int) -> None:
+    world = make()
+    # the divisor becomes zero in the given round
+    world.put(
+        f"mov ecx, {rounds - 1}; again: xor edx, edx; mov eax, 6; div ecx; dec ecx; cmp ecx, 0x80; jne again; hlt"
+    )
+    out = world.run()
+    assert isinstance(out, Fault)
+    assert (out.vector, out.pc) == (0, ORG + 5 + 2 + 5)
+    assert world.cpu.regs[RCX] == 0
+    assert world.cpu.retired == 1 + 6 * (rounds - 1) + 2
+
+
 def test_cli_sti_pushf_popf_do_not_leave_the_cache(make: Make) -> None:
     world = make()
     world.put(
