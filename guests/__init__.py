@@ -23,11 +23,12 @@ class HeaderError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """A 32-bit iteration count inside the image: where it lies, what it holds, and a value for quick runs."""
+    """A 32-bit iteration count inside the image: where it lies, what it holds, and values for quick and for long runs."""
 
     offset: int  # bytes from the start of the image
     default: int
     small: int
+    bench: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +163,7 @@ def _text(lines: list[str], newline: str) -> str:
 def _scale(source: Path, value: str | None) -> Scale | None:
     if value is None:
         return None
-    match = re.fullmatch(r"offset (\d+) default (\d+) small (\d+)", value)
+    match = re.fullmatch(r"offset (\d+) default (\d+) small (\d+) bench (\d+)", value)
     if match is None:
-        raise HeaderError(f"{source.name}: header field 'scale' is not 'offset N default N small N'")
-    return Scale(int(match[1]), int(match[2]), int(match[3]))
+        raise HeaderError(f"{source.name}: header field 'scale' is not 'offset N default N small N bench N'")
+    return Scale(*(int(number) for number in match.groups()))

@@ -4,7 +4,7 @@
 ; mode: 64
 ; org: 0x100000
 ; tags: compute
-; scale: offset 8 default 700000 small 400
+; scale: offset 8 default 700000 small 400 bench 3500000
 ; note: an operation is four bytes: opcode, destination, source, signed immediate
 ; expect:
 ;   700000 turns, result 0d6201a9

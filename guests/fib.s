@@ -4,7 +4,7 @@
 ; mode: 64
 ; org: 0x100000
 ; tags: compute
-; scale: offset 8 default 31 small 15
+; scale: offset 8 default 31 small 15 bench 35
 ; expect:
 ;   fib(31) = 1346269
 ; expect-small:

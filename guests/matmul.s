@@ -4,7 +4,7 @@
 ; mode: 64
 ; org: 0x100000
 ; tags: compute
-; scale: offset 8 default 224 small 16
+; scale: offset 8 default 224 small 16 bench 384
 ; note: the order must be even; all values are whole, so the results are exact
 ; expect:
 ;   matrix of order 224: trace 2408313, checksum 2433fba4

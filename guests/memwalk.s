@@ -5,7 +5,7 @@
 ; org: 0x100000
 ; memory: 32
 ; tags: compute
-; scale: offset 8 default 2500000 small 1000
+; scale: offset 8 default 2500000 small 1000 bench 12500000
 ; note: a run of fewer than 4096 steps uses the largest power of two of pages not above its steps
 ; expect:
 ;   2500000 steps, checksum 0bd21250

@@ -4,7 +4,7 @@
 ; mode: 64
 ; org: 0x100000
 ; tags: compute
-; scale: offset 8 default 300000 small 200
+; scale: offset 8 default 300000 small 200 bench 1500000
 ; expect:
 ;   sorted 300000 in order, checksum df3f07a7
 ; expect-small:

@@ -4,7 +4,7 @@
 ; mode: 64
 ; org: 0x100000
 ; tags: compute
-; scale: offset 8 default 12000 small 5
+; scale: offset 8 default 12000 small 5 bench 200000
 ; note: byte i of the message is (7 * i + 3) mod 256
 ; expect:
 ;   sha256 of 12000 blocks

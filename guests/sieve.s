@@ -4,7 +4,7 @@
 ; mode: 64
 ; org: 0x100000
 ; tags: compute
-; scale: offset 8 default 3000000 small 2000
+; scale: offset 8 default 3000000 small 2000 bench 15000000
 ; expect:
 ;   primes below 3000000: 216816
 ; expect-small:

@@ -4,7 +4,7 @@
 ; mode: 64
 ; org: 0x100000
 ; tags: compute
-; scale: offset 8 default 4000 small 2
+; scale: offset 8 default 4000 small 2 bench 40000
 ; expect:
 ;   4000 rounds, checksum 506193f8
 ; expect-small:
