@@ -23,7 +23,7 @@ class HeaderError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """A 32-bit iteration count inside the image: where it lies, what it holds, and values for quick and for long runs."""
+    """A 32-bit iteration count inside the image: where it lies, what it holds, and values for quick and long runs."""
 
     offset: int  # bytes from the start of the image
     default: int

@@ -92,12 +92,18 @@ class Backend(Protocol):
 
     def set_view(self, view: View) -> None: ...
 
-    def pull(self, regs: list[int]) -> int:
-        """Copy the 16 general registers to `regs` and return the machine's flags register."""
+    def pull(self, regs: list[int]) -> None:
+        """Copy the 16 general registers to `regs`."""
+
+    def flags(self) -> int:
+        """The machine's flags register."""
         ...
 
-    def push(self, regs: list[int], flags: int) -> None:
-        """Set the general registers and the flags a guest may hold in the machine (arithmetic, DF, NT, AC, ID)."""
+    def push(self, regs: list[int], flags: int | None) -> None:
+        """Set the general registers and the flags a guest may hold in the machine (arithmetic, DF, NT, AC, ID).
+
+        Without `flags` those stay as they are.
+        """
 
     def run(self, pc: int, on_trap: TrapHandler) -> int:
         """Execute from cache offset `pc` until a handler returns -1 or `stop` is seen; returns the offset reached."""

@@ -295,16 +295,19 @@ class UnicornBackend:
             if number != 1:
                 struct.pack_into("<Q", self._buffer, offset + 8, bases[number])
 
-    def pull(self, regs: list[int]) -> int:
+    def pull(self, regs: list[int]) -> None:
         regs[:] = _REGS.unpack_from(self._buffer, self._at.regs)
+
+    def flags(self) -> int:
         if self._flags is not None:
             return self._flags
         self._lib.uc_reg_read(self._handle, ux.UC_X86_REG_EFLAGS, self._word_at)
         return self._word.value & 0xFFFF_FFFF  # Unicorn writes four bytes
 
-    def push(self, regs: list[int], flags: int) -> None:
+    def push(self, regs: list[int], flags: int | None) -> None:
         _REGS.pack_into(self._buffer, self._at.regs, *regs)
-        self._flags = flags & _FREE_FLAGS | _FORCED_FLAGS
+        if flags is not None:
+            self._flags = flags & _FREE_FLAGS | _FORCED_FLAGS
 
     # -- running -----------------------------------------------------------------------------------------------
 

@@ -79,7 +79,8 @@ class CacheUnit:
         self._vector = -1
         backend.run(at, self._trapped)
         after = [0] * 16
-        flags = backend.pull(after)
+        backend.pull(after)
+        flags = backend.flags()
         return NativeResult(bytes(backend.data[data_at : data_at + size]), after, flags & ARITH, self._vector)
 
     def _trapped(self, trap: Trap) -> int:

@@ -29,6 +29,8 @@ from isa.x86.views import Modes
 
 _MACHINE_FLAGS = ARITH | DF | NT | AC | ID  # live in the backend's flags register while translated code runs
 _MAX_BUDGET = (1 << 23) - 1  # what the budget test of translated code can tell from an overdrawn one
+# IN, OUT, RDTSC and plain moves: emulating them does not concern the arithmetic flags.
+_QUIET = frozenset((0xE4, 0xE5, 0xE6, 0xE7, *range(0xEC, 0xF0), 0x0F31, *range(0x88, 0x8C), 0xC6, 0xC7, 0x0FB6, 0x0FB7))
 _STRAY_STEPS = 64  # instructions interpreted at once where code cannot be translated
 _M32 = 0xFFFFFFFF
 
@@ -73,6 +75,7 @@ class TranslateEngine:
         self._deferred: tuple[Block, int, int] | None = None  # a vector instruction to emulate outside the handler
         self._remainder = 0  # instructions to interpret because the budget does not cover the next block
         self._interrupted = False
+        self._flags_stay = False  # the machine's flags were not brought to the `Cpu`
         self._stale: list[int | None] = []  # mappings the guest flushed since the last dispatch
         self._counters = EngineCounters()
 
@@ -177,23 +180,43 @@ class TranslateEngine:
 
     def _push(self) -> None:
         cpu = self._cpu
+        if self._flags_stay:
+            self._flags_stay = False
+            self._backend.push(cpu.regs, None)
+            return
         flags = cpu.rflags
         self._words[VIRTUAL_IF >> 2] = flags & IF
         self._backend.push(cpu.regs, flags)
 
-    def _pull(self, block: Block, index: int, host: int) -> None:
-        """Bring the `Cpu` to the start of instruction `index` of `block`, the machine being at cache offset `host`."""
+    def _pull(self, block: Block, index: int, host: int, emulate: bool = False) -> None:
+        """Bring the `Cpu` to the start of instruction `index` of `block`, the machine being at cache offset `host`.
+
+        To `emulate` a quiet instruction the machine's flags may stay where they are, until `_settle_flags`.
+        """
         cpu, words = self._cpu, self._words
-        machine = self._backend.pull(cpu.regs)
+        self._backend.pull(cpu.regs)
         piece = block.code.pieces[index]
         for start, end, spilled in piece.spilled:
             if start <= host < end:
                 for reg, slot in spilled.items():
                     at = SPILL[slot] >> 2
                     cpu.regs[reg] = words[at] | (words[at + 1] << 32 if block.mode.mode == 64 else 0)
-        cpu.rflags = machine & _MACHINE_FLAGS | words[VIRTUAL_IF >> 2] | cpu.system_flags & ~(_MACHINE_FLAGS | IF)
+        self._flags_stay = True
+        if emulate and piece.quiet and not block.mode.user:  # AC counts at CPL 3 only
+            cpu.system_flags = cpu.system_flags & ~IF | words[VIRTUAL_IF >> 2]
+        else:
+            self._settle_flags()
         cpu.rip = piece.guest_pc
         self._account(block, index)
+
+    def _settle_flags(self) -> None:
+        """Give the `Cpu` the flags that `_pull` left in the machine."""
+        if self._flags_stay:
+            self._flags_stay = False
+            cpu, machine = self._cpu, self._backend.flags()
+            cpu.rflags = (
+                machine & _MACHINE_FLAGS | self._words[VIRTUAL_IF >> 2] | cpu.system_flags & ~(_MACHINE_FLAGS | IF)
+            )
 
     def _harvest(self) -> int:
         """Guest instructions that blocks were charged for since `run` began, plus what retired before."""
@@ -249,14 +272,14 @@ class TranslateEngine:
                     return trap.pc
             except GuestFault:
                 pass  # the interpreter raises it again, with the state in place
-        self._pull(block_hit, index, trap.pc)
+        self._pull(block_hit, index, trap.pc, True)
         self._counters.exits["memory" if trap.vector == PAGE_FAULT else f"trap {trap.vector}"] += 1
         pieces = block_hit.code.pieces
         behind = pieces[index + 1].start if index + 1 < len(pieces) else -1
         return self._emulate_or_defer(block_hit, index, behind)
 
     def _callout(self, block: Block, index: int, behind: int) -> int:
-        self._pull(block, index, behind - self._leave_size)
+        self._pull(block, index, behind - self._leave_size, True)
         pieces = block.code.pieces
         reason = pieces[index].reason
         self._counters.exits[reason] += 1
@@ -275,9 +298,13 @@ class TranslateEngine:
         cpu = self._cpu
         piece = block.code.pieces[index]
         start = piece.guest_pc
+        if piece.bound is None:
+            piece.bound = self._interpreter.bound(piece.insn, start)
+            piece.quiet = piece.insn.opcode in _QUIET
         try:
-            self._interpreter.step()
+            self._interpreter.perform(*piece.bound)
         except GuestFault as fault:
+            self._settle_flags()
             if cpu.rip == start:
                 self._account(block, index)
                 self._settle(block, index)
@@ -286,10 +313,12 @@ class TranslateEngine:
             return self._finish(self._fault_exit(fault))
         self._counters.emulated += 1
         if cpu.halted:
+            self._settle_flags()
             self._settle(block, index + 1)
             return self._finish(Halt(bool(cpu.system_flags & IF)))
         waiting = self._words[PENDING >> 2] and cpu.system_flags & IF
         if cpu.stop_requested or self._interrupted or waiting:
+            self._settle_flags()
             self._settle(block, index + 1)
             return self._finish(Budget())
         cpu.shadow = False  # no interrupt can arrive before the next instruction has run
@@ -298,6 +327,7 @@ class TranslateEngine:
             if cpu.rip == (start + size if block.mode.mode == 64 else start + size & _M32):
                 self._push()
                 return behind
+        self._settle_flags()
         self._settle(block, index + 1)
         return self._go_on()
 

@@ -138,14 +138,22 @@ class Interpreter:
 
         A single-step trap (TF) is the exception: it raises GuestFault 1 after the instruction, with RIP behind it.
         """
+        try:
+            operation, size = self._bound_at(self.cpu.rip)
+        except GuestFault:
+            self.cpu.shadow = False  # delivering the fault ends it
+            raise
+        self.perform(operation, size)
+
+    def perform(self, operation: Op, size: int) -> None:
+        """`step` for an instruction that is known already: what `bound` gave for it at `cpu.rip`."""
         cpu = self.cpu
         pc, shadow, flags = cpu.rip, cpu.shadow, cpu.system_flags
         try:
-            operation, size = self._bound_at(pc)
             operation(cpu)
         except GuestFault:
             cpu.rip, cpu.transferred = pc, False
-            cpu.shadow = False  # delivering the fault ends it
+            cpu.shadow = False
             raise
         if size:
             cpu.rip = pc + size & (MASK64 if cpu.mode == 64 else MASK32)
@@ -159,6 +167,11 @@ class Interpreter:
             cpu.dr[6] |= _DR6_BS
             raise GuestFault(DB)
 
+    def bound(self, insn: Insn, pc: int) -> tuple[Op, int]:
+        """The closure that executes `insn` at `pc`, and its size where it is straight-line code (else 0)."""
+        ends = insn.flow is not Flow.NEXT or sensitive.row_of(insn) is not None
+        return bind(insn, pc), 0 if ends else insn.size
+
     def _bound_at(self, pc: int) -> tuple[Op, int]:
         """The closure of the instruction at `pc`, and its size where it is straight-line code (else 0)."""
         cpu = self.cpu
@@ -166,9 +179,7 @@ class Interpreter:
         key = (code, pc, cpu.mode)
         found = self._bound.get(key)
         if found is None:
-            insn = self._decode(code, pc)
-            ends = insn.flow is not Flow.NEXT or sensitive.row_of(insn) is not None
-            found = (bind(insn, pc), 0 if ends else insn.size)
+            found = self.bound(self._decode(code, pc), pc)
             if len(self._bound) >= _BOUND_LIMIT:
                 self._bound.clear()
             self._bound[key] = found

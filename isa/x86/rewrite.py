@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 import struct
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from isa.base import Flow
 from isa.x86 import incache
@@ -20,6 +20,9 @@ from isa.x86.emit import BUDGET, INT32_MAX, INT32_MIN, Emitter, Target
 from isa.x86.native import is_vector
 from isa.x86.sensitive import Treatment, lock_is_legal, row_of
 from isa.x86.state import ARITH, CS, DS, ES, GS, RCX, RDI, RSI, SS
+
+if TYPE_CHECKING:
+    from isa.x86.operands import Op
 
 MASK64: Final = 0xFFFFFFFFFFFFFFFF
 
@@ -60,6 +63,8 @@ class Piece:
     ends: bool = False  # nothing of the block is behind it
     vector: bool = False  # the interpreter hands it to the native unit
     spilled: list[tuple[int, int, dict[int, int]]] = field(default_factory=list)
+    bound: tuple[Op, int] | None = None  # how the interpreter executes it, once that was needed
+    quiet: bool = False  # `bound` neither reads nor writes arithmetic flags
 
 
 @dataclass(frozen=True, slots=True, eq=False)
