@@ -1,0 +1,57 @@
+"""No instruction of the sensitive table stands as written in any block translated from any bundled guest."""
+
+from __future__ import annotations
+
+import pytest
+
+from emu import Machine, MachineConfig
+from emu.dbt.block import Block
+from emu.dbt.cache import CodeCache
+from guests import catalogue
+from isa.x86.decode import Decoder
+from isa.x86.sensitive import IN_CACHE, row_of
+
+LEAVE = b"\xcd\xf0"
+GUESTS = catalogue()
+
+
+@pytest.mark.parametrize("name", sorted(GUESTS))
+def test_every_sensitive_instruction_was_replaced(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[Block, bytes]] = []
+    add = CodeCache.add
+
+    def noting(self: CodeCache, blocks: list[Block], code: bytes) -> None:
+        start = self.next_offset
+        made.extend((block, code[block.code.start - start : block.code.end - start]) for block in blocks)
+        add(self, blocks, code)
+
+    monkeypatch.setattr(CodeCache, "add", noting)
+    guest = GUESTS[name]
+    image: bytes | str = name if guest.small_scale is None else guest.image(guest.small_scale)
+    fields = {} if guest.small_scale is None else {"format": "flat", "mode": guest.mode, "org": guest.org}
+    console = bytearray()
+    with Machine(MachineConfig(image, timeout=60, **fields), console=console.extend) as machine:  # type: ignore[arg-type]
+        machine.run()
+    assert console.decode("latin-1") == (guest.expect if guest.small_scale is None else guest.expect_small)
+    assert made
+    sensitive = 0
+    for block, host in made:
+        ends = [piece.start for piece in block.code.pieces[1:]] + [block.code.end]
+        for piece, end in zip(block.code.pieces, ends, strict=True):
+            row = row_of(piece.insn)
+            if row is None:
+                continue
+            sensitive += 1
+            assert piece.reason == row.name, f"{piece.insn.text()} at {piece.guest_pc:#x}"
+            code = host[piece.start - block.code.start : end - block.code.start]
+            decoder, at = Decoder(block.mode.mode), 0
+            while at < len(code):
+                insn = decoder.decode(code[at : at + 15].ljust(15, b"\x90"))
+                assert insn is not None
+                left = row_of(insn)
+                # the emulations of PUSHF and POPF use the machine's own, whose IF and IOPL are the monitor's
+                allowed = insn.raw == LEAVE or left is None or (left.name == row.name in ("pushf", "popf"))
+                assert allowed, f"{insn.text()} in the code of {piece.insn.text()} at {piece.guest_pc:#x}"
+                at += insn.size
+            assert not (row.name not in IN_CACHE and piece.insn.raw in code), piece.insn.text()
+    assert sensitive
