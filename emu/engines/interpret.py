@@ -44,7 +44,6 @@ class InterpretEngine:
                 if self._pending and cpu.system_flags & IF:
                     break
         except GuestFault as fault:
-            self._counters.exits[f"fault {fault.vector}"] += 1
             return fault_exit(cpu, fault)
         self._interrupted = False
         return Budget()

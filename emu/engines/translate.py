@@ -238,7 +238,6 @@ class TranslateEngine:
         self._words[at] = self._words[at] + charged - completed & _M32
 
     def _fault_exit(self, fault: GuestFault) -> Fault:
-        self._counters.exits[f"exception {fault.vector}"] += 1
         return Fault(fault.vector, fault.error, fault.cr2, self._cpu.rip, fault.note)
 
     def _finish(self, out: Exit | None) -> int:
@@ -491,5 +490,5 @@ class TranslateEngine:
         self._reach.clear()
 
     def _written(self, gpa: int, size: int) -> None:
-        dropped = self.cache.written(gpa, size)
-        self._counters.exits["code write"] += 1 if dropped else 0
+        if self.cache.written(gpa, size):
+            self._counters.exits["code write"] += 1
