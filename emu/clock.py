@@ -82,8 +82,13 @@ class Clock:
         return self._queue[0][0] if self._queue else None
 
     def fire_due(self) -> None:
-        """Run every alarm whose time has come, in order."""
-        while (when := self.next_alarm()) is not None and when <= self.now():
+        """Run every alarm whose time has come, in order.
+
+        Host time goes on meanwhile: what falls due during this call waits for the next, so that a guest that asks for
+        a short period cannot keep the monitor here.
+        """
+        now = self.now()
+        while (when := self.next_alarm()) is not None and when <= now:
             alarm = heapq.heappop(self._queue)[2]
             alarm.live = False
             alarm.action()

@@ -20,8 +20,3 @@ class IrqLine:
             self.level = level
             if self._sink is not None:
                 self._sink(level)
-
-    def pulse(self) -> None:
-        """Raise and lower the line (an edge)."""
-        self.set(True)
-        self.set(False)

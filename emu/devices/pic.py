@@ -1,4 +1,8 @@
-"""The pair of 8259A interrupt controllers (Intel 8259A datasheet), with the edge/level registers of a PCI chipset."""
+"""The pair of 8259A interrupt controllers (Intel 8259A datasheet), with the edge/level registers of a PCI chipset.
+
+As in such chipsets, ICW1's LTIM bit (level-triggered inputs) has no effect: the edge/level registers decide. ICW3 says
+what the wiring fixes anyway and is taken without effect.
+"""
 
 from __future__ import annotations
 
@@ -52,6 +56,12 @@ class _Pic:
         elif not level:
             s.irr &= ~bit  # an edge-triggered request must stay up until acknowledged
 
+    def trigger(self, level: int) -> None:
+        """Choose the level-triggered inputs: these follow their lines at once."""
+        s = self.state
+        s.level = level
+        s.irr = s.irr & ~level | s.lines & level
+
     def _rank(self, number: int) -> int:
         """Priority of an input: 0 is highest."""
         return (number - self.state.lowest - 1) % 8
@@ -62,11 +72,11 @@ class _Pic:
         waiting = s.irr & ~s.imr
         if not waiting:
             return -1
-        busy = s.isr & ~s.imr if s.special_mask else s.isr
-        if self._master and s.special_nested:
-            busy &= ~(1 << _CASCADE)
-        limit = min((self._rank(n) for n in range(8) if busy >> n & 1), default=8)
         best = min((n for n in range(8) if waiting >> n & 1), key=self._rank)
+        busy = s.isr & ~s.imr if s.special_mask else s.isr
+        if self._master and s.special_nested and best == _CASCADE:
+            busy &= ~(1 << _CASCADE)  # a slave in service does not lock itself out, only what ranks lower
+        limit = min((self._rank(n) for n in range(8) if busy >> n & 1), default=8)
         return best if self._rank(best) < limit else -1
 
     def acknowledge(self, number: int) -> None:
@@ -85,9 +95,10 @@ class _Pic:
             self._data(value)
         elif value & 0x10:  # ICW1
             s.init, s.needs_icw4, s.single = 2, bool(value & 1), bool(value & 2)
-            s.imr = s.isr = s.irr = 0
-            s.lowest, s.special_mask, s.read_isr, s.auto_eoi, s.rotate_on_auto_eoi = 7, False, False, False, False
-            s.irr = s.lines & s.level
+            s.imr = s.isr = 0
+            s.lowest, s.special_mask, s.read_isr, s.poll = 7, False, False, False
+            s.auto_eoi = s.special_nested = s.rotate_on_auto_eoi = False
+            s.irr = s.lines & s.level  # an edge must come anew
         elif value & 8:  # OCW3
             if value & 0x40:
                 s.special_mask = bool(value & 0x20)
@@ -186,6 +197,8 @@ class PicPair:
                 if inner >= 0:
                     slave.acknowledge(inner)
                 vector = slave.state.base | (inner if inner >= 0 else 7)
+                # a slave that holds back another request, having ended this one itself, must give the master an edge
+                master.input(_CASCADE, False)
         self._update()
         return vector
 
@@ -208,7 +221,7 @@ class PicPair:
         value &= 0xFF
         if offset >= 4:
             pic = self._master if offset == 4 else self._slave
-            pic.state.level = value & _ELCR_MASK[offset - 4]
+            pic.trigger(value & _ELCR_MASK[offset - 4])
         else:
             (self._slave if offset & 2 else self._master).write(offset & 1, value)
         self._update()

@@ -11,11 +11,11 @@ from emu.clock import Alarm, Clock
 from emu.irq import IrqLine
 
 _IER_RX, _IER_TX, _IER_LINE, _IER_MODEM = 1, 2, 4, 8
-_LSR_READY, _LSR_OVERRUN, _LSR_BREAK, _LSR_THRE, _LSR_IDLE = 0x01, 0x02, 0x10, 0x20, 0x40
+_LSR_READY, _LSR_OVERRUN, _LSR_THRE, _LSR_IDLE = 0x01, 0x02, 0x20, 0x40
 _MCR_OUT2, _MCR_LOOP = 0x08, 0x10
 _TRIGGERS = (1, 4, 8, 14)
 _FIFO = 16
-_TIMEOUT_NS = 4 * 10 * 1_000_000_000 // 115_200  # four characters, the time-out of a waiting FIFO
+_BIT_NS = 1_000_000_000 / 115_200  # one bit at divisor 1
 
 
 @dataclass(slots=True)
@@ -25,7 +25,7 @@ class SerialState:
     divisor: int = 12
     ier: int = 0
     fcr: int = 0
-    lcr: int = 3
+    lcr: int = 0
     mcr: int = 0
     scratch: int = 0
     modem_delta: int = 0
@@ -55,10 +55,9 @@ class Serial:
 
     def _refill(self) -> None:
         room = _FIFO if self.state.fcr & 1 else 1
-        if self.state.mcr & _MCR_LOOP:
-            return
-        while self._waiting and len(self._fifo) < room:
-            self._fifo.append(self._waiting.popleft())
+        if not self.state.mcr & _MCR_LOOP:
+            while self._waiting and len(self._fifo) < room:
+                self._fifo.append(self._waiting.popleft())
         self._watch_fifo()
 
     def _watch_fifo(self) -> None:
@@ -67,7 +66,13 @@ class Serial:
             self._alarm.cancel()
             self._alarm = None
         if self.state.fcr & 1 and 0 < len(self._fifo) < self._trigger():
-            self._alarm = self._clock.at(self._clock.now() + _TIMEOUT_NS, self._time_out)
+            self._alarm = self._clock.at(self._clock.now() + 4 * self._character_ns(), self._time_out)
+
+    def _character_ns(self) -> int:
+        """Nanoseconds one character takes on the wire: start bit, data, parity, stop bits, at the divisor's rate."""
+        lcr = self.state.lcr
+        bits = 1 + 5 + (lcr & 3) + (lcr >> 3 & 1) + 1 + (lcr >> 2 & 1)
+        return int(bits * max(self.state.divisor, 1) * _BIT_NS)
 
     def _time_out(self) -> None:
         self._alarm = None
@@ -120,6 +125,7 @@ class Serial:
             case 0:
                 value = self._fifo.popleft() if self._fifo else 0
                 s.timed_out = False
+                self._update()  # the next byte comes later, with an edge of its own
                 self._refill()
             case 1:
                 return s.ier
@@ -157,7 +163,7 @@ class Serial:
                     s.tx_pending = True
                 s.ier = value & 0x0F
             case 2:
-                if (value ^ s.fcr) & 1 or value & 2:
+                if (value ^ s.fcr) & 1 or value & 3 == 3:  # the other bits count only together with bit 0
                     self._fifo.clear()
                     s.timed_out = False
                 s.fcr = value & 0xC9
@@ -176,12 +182,18 @@ class Serial:
         self._update()
 
     def _send(self, value: int) -> None:
+        """Writing drops the transmitter interrupt; the transmitter is empty again at once, which is another one."""
         s = self.state
+        s.tx_pending = False
+        self._update()
         s.tx_pending = True
         if not s.mcr & _MCR_LOOP:
             self._output(bytes((value,)))
-        elif len(self._fifo) < (_FIFO if s.fcr & 1 else 1):
-            self._fifo.append(value)
-            self._watch_fifo()
-        else:
+            return
+        if len(self._fifo) >= (_FIFO if s.fcr & 1 else 1):
             s.line_errors |= _LSR_OVERRUN
+            if s.fcr & 1:
+                return  # a full FIFO keeps what it holds, a single register takes the new byte
+            self._fifo.clear()
+        self._fifo.append(value)
+        self._watch_fifo()
