@@ -157,7 +157,7 @@ class Machine:
         )
         for where, length, device, base in attached:
             ports.attach(where, length, device, base)
-        if self.guest.bios:
+        if self.guest.bios or self._room_for_bios():
             disk = None
             if config.disk is not None:
                 disk = BlockImage(read_file(config.disk, "disk image"))
@@ -168,6 +168,11 @@ class Machine:
             bios.install()
         if config.console == "vga" and self._watch.wanted:
             self.clock.at(_LOOK_AT_SCREEN, self._look_at_screen)
+
+    def _room_for_bios(self) -> bool:
+        """True where the guest left the BIOS's memory alone: kernels look there, and some go back to real mode."""
+        places = ((0, boards.BIOS_DATA_END), (boards.BIOS_ROM, boards.BIOS_ROM_SIZE))
+        return not any(any(self.memory.read_bytes(start, length)) for start, length in places)
 
     def add_port_device(self, start: int, length: int, device: Device) -> None:
         """Attach a device to I/O ports [start, start+length); raises ValueError where another one sits."""

@@ -164,7 +164,6 @@ class Monitor:
                 self.exits[f"exception {EXCEPTION_NAMES.get(out.vector, out.vector)}"] += 1
                 return self._deliver_fault(GuestFault(out.vector, out.error, out.cr2, out.note), out.pc)
             case Halt(interruptible):
-                self.exits["hlt"] += 1
                 if not interruptible and not self._pending_work():
                     where = self._name_of(self._cpu.rip)
                     return Ending(EndReason.HALTED, 8, f"halted with interrupts off before {where}")

@@ -27,9 +27,9 @@ class Translator:
         self._memory, self._cache, self._layout = memory, cache, layout
         self._decoders = {mode: Decoder(mode) for mode in (16, 32, 64)}
 
-    def has_room(self) -> bool:
-        """False where the cache must be flushed before the next translation."""
-        return self._cache.room(_ROOM)
+    def has_room(self, mode: BlockMode) -> bool:
+        """False where the cache must be flushed before the next translation: no code memory or jump table is left."""
+        return self._cache.room(_ROOM) and self._cache.table(mode) is not None
 
     def translate(self, mode: BlockMode, pc: int, linear: int, physical: int, next_page: NextPage) -> Block:
         """Translate the run at `pc` (linear and physical address `linear`, `physical`) and return its first block.
@@ -48,7 +48,7 @@ class Translator:
             return page[physical & 0xFFF :] + rest
 
         run = discover(self._decoders[mode.mode], page, physical & 0xFFF, pc, first)
-        rewriter = Rewriter(mode, Target(mode.mode, self._layout, mode.through_gs), cache.next_offset)
+        rewriter = Rewriter(mode, self._target(mode), cache.next_offset)
         starts = self._new_starts(run.starts, run.pcs, mode, pc, linear, physical)
         blocks: list[Block] = []
         for number, start in enumerate(starts):
@@ -75,7 +75,7 @@ class Translator:
         if block.mode.mode == 16:
             return
         if block.code.indirect_entry < 0:
-            emit = Emitter(Target(block.mode.mode, self._layout, block.mode.through_gs), self._cache.next_offset)
+            emit = Emitter(self._target(block.mode), self._cache.next_offset)
             for reg, slot in LOOKUP_SPILLS:
                 emit.reload(reg, slot)
             emit.fill_displacement(emit.jump(), block.code.entry)
@@ -83,6 +83,12 @@ class Translator:
                 return
             block.code.indirect_entry = self._cache.append(bytes(emit.code))
         self._cache.publish(block)
+
+    def _target(self, mode: BlockMode) -> Target:
+        table = self._cache.table(mode)
+        if table is None:
+            raise RuntimeError("no jump table is free: has_room was not asked")
+        return Target(mode.mode, self._layout, table.offset, mode.through_gs)
 
     def _new_starts(
         self, starts: list[int], pcs: list[int], mode: BlockMode, pc: int, linear: int, physical: int

@@ -40,6 +40,7 @@ class InterpretEngine:
             while not self._interrupted and not cpu.stop_requested and cpu.retired < end:
                 self._interpreter.run(min(_SLICE, end - cpu.retired))
                 if cpu.halted:
+                    self._counters.exits["hlt"] += 1
                     return Halt(bool(cpu.rflags & IF))
                 if self._pending and cpu.system_flags & IF:
                     break

@@ -380,7 +380,7 @@ class TranslateEngine:
         pc = self._emulate(block, index, -1)
         if pc >= 0:
             target = self.cache.block_at(pc)
-            if target is not None and self.cache.table(target.mode) is not None:
+            if target is not None:
                 self._reach.add(target)
                 self._translator.publish(target)
         return pc
@@ -462,12 +462,9 @@ class TranslateEngine:
             block = None
         if block is None:
             started = time.perf_counter()
-            if not self._translator.has_room():
+            if not self._translator.has_room(mode):
                 self._flush()
             block = self._translator.translate(mode, pc, linear, physical, self._rest_of_insn)
-            if self.cache.table(mode) is None:
-                self._flush()
-                block = self._translator.translate(mode, pc, linear, physical, self._rest_of_insn)
             self._counters.translation_seconds += time.perf_counter() - started
         return block
 

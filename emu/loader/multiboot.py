@@ -136,7 +136,8 @@ def _place_initrd(image: GuestImage, memory: GuestMemory, end: int, initrd: byte
 
 
 def _write_info(image: GuestImage, memory: GuestMemory, append: str, modules: list[tuple[int, int]]) -> None:
-    command_line = append.encode("utf-8", "surrogateescape")
+    # The first word is the kernel's name, as boot loaders pass it: kernels skip it (Multiboot 0.6.96, 3.3).
+    command_line = f"{image.path} {append}".encode("utf-8", "surrogateescape")
     if len(command_line) > MAX_COMMAND_LINE:
         raise image.error(f"a command line of {len(command_line)} bytes; vemu passes at most {MAX_COMMAND_LINE}")
     rows = memory.e820()

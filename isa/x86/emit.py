@@ -38,10 +38,12 @@ class HostLayout(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where code is being emitted for: guest mode, backend layout, and whether data is reached through GS."""
+    """Where code is being emitted for: guest mode, backend layout, the offset of the mode's jump table in the monitor's
+    data, and whether data is reached through GS."""
 
     mode: int
     layout: HostLayout
+    table: int
     through_gs: bool = False
 
 
@@ -124,9 +126,9 @@ class Emitter:
         """Prefixes that give an instruction without a data operand 32-bit operand and address size."""
         return b"\x66\x67" if self.mode == 16 else b""
 
-    def table_address(self, reg: int, table: int) -> None:
-        """LEA reg, [data + table]."""
-        self._data_operand(b"\x8d", reg, table)
+    def table_address(self, reg: int) -> None:
+        """LEA reg, [the jump table]."""
+        self._data_operand(b"\x8d", reg, self.target.table)
 
     def void_address(self, reg: int) -> None:
         """The address at which every access faults, in a register (not r8 to r15)."""

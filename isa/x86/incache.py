@@ -10,7 +10,7 @@ from typing import Final
 
 from isa.base import Flow
 from isa.x86.decode import Insn
-from isa.x86.emit import PENDING, TABLE_SLOTS, TABLES, VIRTUAL_IF, Emitter
+from isa.x86.emit import PENDING, TABLE_SLOTS, VIRTUAL_IF, Emitter
 from isa.x86.state import IF, IOPL, NT, RCX, RDX, RSI, TF
 
 LOOKUP_SPILLS: Final = ((RCX, 0), (RDX, 1), (RSI, 2))
@@ -123,7 +123,7 @@ def lookup(emit: Emitter) -> None:
     """Look up the target in RSI; falls through with RDX at the found entry. A miss faults at the void address."""
     wide = emit.mode == 64
     emit.raw(b"\x0f\xb7\xce")  # movzx ecx, si
-    emit.table_address(RDX, TABLES)
+    emit.table_address(RDX)
     if wide:
         emit.raw(b"\x48\x8d\x14\xca")  # lea rdx, [rdx + rcx * 8]
         emit.raw(b"\x48\x8b\x0a")  # mov rcx, [rdx]: the negated target

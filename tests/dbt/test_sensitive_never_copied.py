@@ -1,5 +1,6 @@
 """Invariant 1: no instruction of the sensitive table stands in the code cache as the guest wrote it."""
 
+import functools
 from collections.abc import Iterator
 
 import pytest
@@ -52,6 +53,7 @@ def world() -> Iterator[tuple[GuestMemory, UnicornBackend, Translator]]:
     memory.close()
 
 
+@functools.cache  # modes are compared by identity
 def block_mode(mode: int, user: bool, iopl: int) -> BlockMode:
     return BlockMode(mode, user, iopl, False, False, 0, True, 0, False)
 

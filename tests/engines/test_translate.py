@@ -9,7 +9,7 @@ from emu.backends import tuning
 from emu.engines.translate import TranslateEngine
 from emu.exits import Budget, Fault, Halt
 from emu.preempt import Preempter
-from isa.x86.state import IF, RAX, RBX, RCX, RSI
+from isa.x86.state import CR0_PE, CR0_TS, IF, RAX, RBX, RCX, RSI
 
 ORG = 0x100000
 Make = Callable[..., Any]  # builds a World (see conftest)
@@ -146,6 +146,18 @@ def test_a_machine_that_stops_inside_instructions_is_stopped_by_budget(
     preempter.close()
     assert world.memory.read(0x8000, 4) - world.cpu.regs[RBX] in (0, 1)
     assert world.cpu.retired > 1000
+
+
+def test_each_mode_has_a_jump_table_of_its_own(make: Make) -> None:
+    world = make()
+    world.put("call 0x101000; call 0x101000; call 0x101000; hlt")
+    world.put("ret", 0x101000)
+    for cr0 in (CR0_PE, CR0_PE | CR0_TS, CR0_PE, CR0_PE | CR0_TS):
+        world.cpu.rip, world.cpu.cr0, world.cpu.halted = ORG, cr0, False
+        world.engine.mapping_changed(None)
+        assert world.run() == Halt(False)
+    # three return addresses in two modes, each looked up by the monitor once
+    assert world.engine.counters().exits["indirect"] == 6
 
 
 @pytest.mark.parametrize("rounds", range(1, 11))

@@ -64,7 +64,7 @@ def test_boot_information(loading: Loading, samples: Any) -> None:
     flags, lower, upper, device, command_line, count, modules = words(one, info, 7)
     assert flags == 0x124F
     assert (lower, upper, device) == (639, 7 * 1024, 0x80FFFFFF)
-    assert text(one, command_line) == b"root=ram"
+    assert text(one, command_line) == b"guest.img root=ram"
     assert text(one, words(one, info + 64, 1)[0]) == b"vemu"
     start, end, name, _ = words(one, modules, 4)
     assert count == 1
@@ -108,7 +108,7 @@ def test_text_mode_may_be_required_but_graphics_not(loading: Loading, samples: A
 def test_sizes_that_do_not_fit(loading: Loading, samples: Any) -> None:
     with pytest.raises(GuestFileError, match="initrd of 8388608 bytes"):
         loading(samples.multiboot(), initrd=bytes(8 << 20))
-    with pytest.raises(GuestFileError, match="command line of 5000 bytes"):
+    with pytest.raises(GuestFileError, match="command line of 5010 bytes"):
         loading(samples.multiboot(), append="x" * 5000)
     with pytest.raises(GuestFileError, match="no Multiboot header"):
         loading(bytes(100), format="multiboot")

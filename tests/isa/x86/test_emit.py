@@ -71,14 +71,14 @@ CASES: list[Case] = [
         lambda e: e.fault_unless_zero_rcx(),
         lambda m: "rep lodsb al, byte ptr [esi]" if m == 16 else "rep lodsb",
     ),
-    ("table", lambda e: e.table_address(2, TABLES), lambda m: f"lea {wide(m, 2)}, {data(m, TABLES, 7, NATURAL[m])}"),
+    ("table", lambda e: e.table_address(2), lambda m: f"lea {wide(m, 2)}, {data(m, TABLES, 7, NATURAL[m])}"),
 ]
 
 
 @pytest.mark.parametrize("mode", [16, 32, 64])
 @pytest.mark.parametrize(("emit", "text"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
 def test_data_access(mode: int, emit: Callable[[Emitter], object], text: Callable[[int], str]) -> None:
-    emitter = Emitter(Target(mode, LAYOUT), START)
+    emitter = Emitter(Target(mode, LAYOUT, TABLES), START)
     emit(emitter)
     expected = assemble(mode, text(mode))
     # keystone may order the two size prefixes, and choose moffs forms for the accumulator only
@@ -87,18 +87,18 @@ def test_data_access(mode: int, emit: Callable[[Emitter], object], text: Callabl
 
 @pytest.mark.parametrize("mode", [32, 64])
 def test_lea(mode: int) -> None:
-    emitter = Emitter(Target(mode, LAYOUT), START)
+    emitter = Emitter(Target(mode, LAYOUT, TABLES), START)
     emitter.lea32(1, 1, -400)
     base = "rcx" if mode == 64 else "ecx"
     assert bytes(emitter.code) == assemble(mode, f"lea ecx, [{base} - 0x190]")
-    emitter = Emitter(Target(mode, LAYOUT), START)
+    emitter = Emitter(Target(mode, LAYOUT, TABLES), START)
     emitter.lea32_sum(1, 1, 2, -0x200)
     index = "rdx" if mode == 64 else "edx"
     assert bytes(emitter.code) == assemble(mode, f"lea ecx, [{base} + {index} - 0x200]")
 
 
 def test_gs_override_reaches_data_where_ds_is_not_flat() -> None:
-    emitter = Emitter(Target(32, LAYOUT, through_gs=True), START)
+    emitter = Emitter(Target(32, LAYOUT, TABLES, through_gs=True), START)
     emitter.spill(1, 0)
     assert bytes(emitter.code) == assemble(32, f"mov {data(32, SPILL[0], 0, 'dword', gs=True)}, ecx")
 
@@ -112,13 +112,13 @@ def test_gs_override_reaches_data_where_ds_is_not_flat() -> None:
     ],
 )
 def test_push_constant(mode: int, value: int, size: int, text: str) -> None:
-    emitter = Emitter(Target(mode, LAYOUT), START)
+    emitter = Emitter(Target(mode, LAYOUT, TABLES), START)
     emitter.push_constant(value, size)
     assert bytes(emitter.code) == assemble(mode, text)
 
 
 def test_push_constant_in_16_bit_code() -> None:
-    emitter = Emitter(Target(16, LAYOUT), START)
+    emitter = Emitter(Target(16, LAYOUT, TABLES), START)
     emitter.push_constant(0x7C12, 2)  # keystone writes a 32-bit push here, so capstone is the judge
     insn = Decoder(16).decode(bytes(emitter.code).ljust(15, b"\x90"))
     assert insn is not None
@@ -126,18 +126,18 @@ def test_push_constant_in_16_bit_code() -> None:
 
 
 def test_push_of_a_64_bit_constant_writes_the_upper_half_after() -> None:
-    emitter = Emitter(Target(64, LAYOUT), START)
+    emitter = Emitter(Target(64, LAYOUT, TABLES), START)
     emitter.push_constant(0x00007F1234567890, 8)
     assert bytes(emitter.code) == assemble(64, "push 0x34567890; mov dword ptr [rsp + 4], 0x7f12")
 
 
 @pytest.mark.parametrize(("mode", "jump", "branch"), [(16, 6, 7), (32, 5, 6), (64, 5, 6)])
 def test_branches_have_displacements_that_can_be_patched(mode: int, jump: int, branch: int) -> None:
-    emitter = Emitter(Target(mode, LAYOUT), START)
+    emitter = Emitter(Target(mode, LAYOUT, TABLES), START)
     at = emitter.jump()
     assert (at, emitter.at) == (START + jump - 4, START + jump)
     emitter.fill_displacement(at, START + 0x100)
     assert bytes(emitter.code)[-4:] == (0x100 - jump).to_bytes(4, "little")
-    emitter = Emitter(Target(mode, LAYOUT), START)
+    emitter = Emitter(Target(mode, LAYOUT, TABLES), START)
     assert emitter.branch(4) == START + branch - 4
     assert emitter.code[-5] == 0x84
