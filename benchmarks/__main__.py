@@ -24,8 +24,10 @@ def _rate(value: float | None) -> str:
 
 
 def _tables(comparison: Comparison, micro: Micro) -> list[Table]:
-    table = Table(title="million guest instructions per second (best of several cold runs)")
-    for name in ("guest", "interpret", "translate", "plain Unicorn", "QEMU TCG", "tr/interp", "tr/plain", "tr/QEMU"):
+    table = Table(
+        title="million guest instructions per second (best of several cold runs), and translate over the others"
+    )
+    for name in ("guest", "interp.", "transl.", "Unicorn", "QEMU", "t/interp.", "t/Unicorn", "t/QEMU"):
         table.add_column(name, justify="left" if name == "guest" else "right")
     for row in comparison.rows:
         table.add_row(
@@ -33,7 +35,7 @@ def _tables(comparison: Comparison, micro: Micro) -> list[Table]:
             _ratio(row.translate_over_interpret), _ratio(row.translate_over_plain), _ratio(row.translate_over_qemu),
         )  # fmt: skip
     names = ("translate_over_interpret", "translate_over_plain", "translate_over_qemu")
-    table.add_row("geometric mean", "", "", "", "", *(_ratio(comparison.mean(name)) for name in names))
+    table.add_row("geo. mean", "", "", "", "", *(_ratio(comparison.mean(name)) for name in names))
     events = Table(title="costs of single events")
     for name in ("event", "cost"):
         events.add_column(name, justify="left" if name == "event" else "right")
