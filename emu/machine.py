@@ -80,10 +80,18 @@ class Machine:
     """One virtual PC with one vCPU.
 
     `console` receives what the guest writes to the console that `config.console` selects; `serial`, where given,
-    what it writes to COM1 while the console is the VGA screen.
+    what it writes to COM1 while the console is the VGA screen. `observe` is called before each translated block, with
+    the guest's state in place; blocks are then not chained.
     """
 
-    def __init__(self, config: MachineConfig, *, console: Output | None = None, serial: Output | None = None) -> None:
+    def __init__(
+        self,
+        config: MachineConfig,
+        *,
+        console: Output | None = None,
+        serial: Output | None = None,
+        observe: Callable[[Block], None] | None = None,
+    ) -> None:
         config.validate()
         self.config = config
         guest = resolve_guest(config)
@@ -96,7 +104,7 @@ class Machine:
         self._outside = Ports(self.ports)
         self.state = Cpu(self.memory, self._outside, None)
         self.state.apic_base = 0  # the board has no local APIC, and CPUID says so
-        self._engine = self._build_engine()
+        self._engine = self._build_engine(observe)
         source = InstructionTime(lambda: self.state.retired) if config.deterministic else HostTime()
         self.clock = Clock(source)
         self._outside.clock, self._outside.engine = self.clock, self._engine
@@ -109,7 +117,7 @@ class Machine:
 
     # -- construction ------------------------------------------------------------------------------------------
 
-    def _build_engine(self) -> Engine:
+    def _build_engine(self, observe: Callable[[Block], None] | None) -> Engine:
         config, cpu = self.config, self.state
         if config.engine == "interpret":
             cpu.native = UnicornBackend().native
@@ -117,7 +125,7 @@ class Machine:
         backend = UnicornBackend(self.memory)
         cpu.native = backend.native
         exact = config.deterministic or config.max_instructions is not None
-        return TranslateEngine(cpu, self.memory, backend, exact=exact)
+        return TranslateEngine(cpu, self.memory, backend, exact=exact, observe=observe)
 
     def _load(self, image: GuestImage) -> LoadedGuest:
         config = self.config
@@ -238,6 +246,14 @@ class Machine:
         ending = self._monitor.run(self.config.timeout, self.config.max_instructions)
         self._seconds += time.perf_counter() - started
         return RunResult(ending, self.stats())
+
+    def run_to(self, retired: int) -> Ending | None:
+        """Run until `retired` instructions have retired in all; None, or how the guest ended before."""
+        return self._monitor.run_to(retired)
+
+    def step(self) -> Ending | None:
+        """Execute one instruction, or deliver its fault."""
+        return self._monitor.step()
 
     def stop(self) -> None:
         """End the run; callable from a thread or a signal handler."""

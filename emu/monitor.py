@@ -24,6 +24,7 @@ EXCEPTION_NAMES = {
 
 _UNLIMITED = 1 << 62
 _LOOK_NS = 30_000_000  # a running guest is interrupted at least this often: counters in the cache have 32 bits
+_SHORT = 10_000  # so few instructions are over before anybody could want to interrupt them
 _IDLE_NS = 50_000_000  # longest sleep of a halted guest before the monitor looks around
 
 
@@ -134,8 +135,6 @@ class Monitor:
                 return self._ending
             if deadline is not None and time.monotonic_ns() >= deadline:
                 return Ending(EndReason.TIMEOUT, 124, f"time-out; the guest was at {self._name_of(cpu.rip)}")
-            if cpu.retired >= end:
-                return Ending(EndReason.INSTRUCTIONS, 124, f"{cpu.retired} instructions executed")
             out: Exit | None
             if self._pending() and cpu.system_flags & IF:
                 if not cpu.shadow:
@@ -144,9 +143,12 @@ class Monitor:
                 out = engine.step()
             elif cpu.halted:
                 out = Halt(bool(cpu.system_flags & IF))
+            elif cpu.retired >= end:
+                return Ending(EndReason.INSTRUCTIONS, 124, f"{cpu.retired} instructions executed")
             else:
                 limit = self._limit(end - cpu.retired)
-                preempter.arm(self._host_delay(deadline))
+                if limit > _SHORT:
+                    preempter.arm(self._host_delay(deadline))
                 try:
                     out = engine.run(limit)
                 finally:
@@ -184,6 +186,15 @@ class Monitor:
                 item()
 
     # -- time --------------------------------------------------------------------------------------------------
+
+    def run_to(self, retired: int) -> Ending | None:
+        """Run until `retired` instructions have retired and the next one is about to; None, or how the guest ended."""
+        ending = self.run(None, retired)
+        return None if ending.reason is EndReason.INSTRUCTIONS else ending
+
+    def step(self) -> Ending | None:
+        """Execute one instruction; one that faults does not retire, but its fault is delivered."""
+        return self._answer(self._engine.step(), None)
 
     def _limit(self, left: int) -> int:
         """Instructions until something is due: exact where time is counted in instructions."""

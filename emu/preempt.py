@@ -17,11 +17,13 @@ class Preempter:
         self._when: float | None = None
         self._closed = False
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._watch, name="vemu-preempter", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None  # started when it is first needed
 
     def arm(self, delay_ns: int | None) -> None:
         """Interrupt after `delay_ns` nanoseconds from now; None: never."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._watch, name="vemu-preempter", daemon=True)
+            self._thread.start()
         with self._changed:
             self._when = None if delay_ns is None else time.monotonic() + max(delay_ns, 0) / 1e9
             self._changed.notify()
@@ -34,7 +36,8 @@ class Preempter:
         with self._changed:
             self._closed = True
             self._changed.notify()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
 
     def _watch(self) -> None:
         with self._changed:

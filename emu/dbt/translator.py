@@ -23,8 +23,10 @@ NextPage = Callable[[int, bool], tuple[int, bytes]]
 class Translator:
     """Discovers, rewrites and installs runs of blocks."""
 
-    def __init__(self, memory: GuestMemory, cache: CodeCache, layout: Layout) -> None:
+    def __init__(self, memory: GuestMemory, cache: CodeCache, layout: Layout, *, apart: bool = False) -> None:
+        """`apart`: every block is translated by itself, and nothing leads from one to another but the monitor."""
         self._memory, self._cache, self._layout = memory, cache, layout
+        self._apart = apart
         self._decoders = {mode: Decoder(mode) for mode in (16, 32, 64)}
 
     def has_room(self, mode: BlockMode) -> bool:
@@ -53,9 +55,7 @@ class Translator:
         blocks: list[Block] = []
         for number, start in enumerate(starts):
             last = number + 1 == len(starts)
-            end = len(run.insns) if last else starts[number + 1]
-            if last and start != run.starts[-1]:
-                end = next(s for s in run.starts if s > start)
+            end = next((s for s in run.starts if s > start), len(run.insns))
             insns = run.insns[start:end]
             code = rewriter.block(insns, run.pcs[start], number == 0, not last)
             delta = run.pcs[start] - pc
@@ -67,7 +67,8 @@ class Translator:
                 spans = ((low, edge), (second, second + low + size - edge))
             blocks.append(Block(mode, linear + delta, run.pcs[start], spans, insns, code))
         cache.add(blocks, rewriter.finish())
-        self._chain(blocks, linear, physical)
+        if not self._apart:
+            self._chain(blocks, linear, physical)
         return blocks[0]
 
     def publish(self, block: Block) -> None:
@@ -95,6 +96,8 @@ class Translator:
     ) -> list[int]:
         """The leading starts up to the first block that is translated already."""
         out = [0]
+        if self._apart:
+            return out
         for start in starts[1:]:
             delta = pcs[start] - pc
             if self._cache.find(mode, linear + delta, physical + delta) is not None:

@@ -8,6 +8,7 @@ block's pieces, so the guest's state is exact at every exit.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from emu.backends.base import LEAVE, Backend, Trap, View
 from emu.dbt.block import Block
@@ -24,7 +25,7 @@ from isa.x86.emit import BUDGET, PENDING, SPILL, VIRTUAL_IF
 from isa.x86.interp import Interpreter
 from isa.x86.rewrite import BlockMode, Site, SiteKind
 from isa.x86.sensitive import IN_CACHE
-from isa.x86.state import AC, ARITH, DF, DS, ES, FS, GS, ID, IF, NT, PAGE_FAULT, SS, TF
+from isa.x86.state import AC, ARITH, DF, DS, ES, FS, GS, ID, IF, NT, PAGE_FAULT, RF, SS, TF
 from isa.x86.views import Modes
 
 _MACHINE_FLAGS = ARITH | DF | NT | AC | ID  # live in the backend's flags register while translated code runs
@@ -47,12 +48,22 @@ def _view(cpu: Cpu, mode: BlockMode) -> View:
 
 
 class TranslateEngine:
-    """See `emu.engines.base.Engine`. With `exact`, `run(limit)` stops after exactly `limit` instructions."""
+    """See `emu.engines.base.Engine`. With `exact`, `run(limit)` stops after exactly `limit` instructions.
+
+    `observe` is called before each block, with the guest's state in the `Cpu`; blocks are then not chained.
+    """
 
     name = "translate"
 
     def __init__(
-        self, cpu: Cpu, memory: GuestMemory, backend: Backend, *, exact: bool = False, cache_limit: int | None = None
+        self,
+        cpu: Cpu,
+        memory: GuestMemory,
+        backend: Backend,
+        *,
+        exact: bool = False,
+        cache_limit: int | None = None,
+        observe: Callable[[Block], None] | None = None,
     ) -> None:
         self._cpu, self._memory, self._backend = cpu, memory, backend
         exact = exact or not backend.stops_whole
@@ -63,7 +74,8 @@ class TranslateEngine:
         self.cache = CodeCache(backend, memory.watch, memory.unwatch, cache_limit)
         self._reach = Reach(self.cache)
         self._modes = Modes(exact)
-        self._translator = Translator(memory, self.cache, backend.layout)
+        self._observe = observe
+        self._translator = Translator(memory, self.cache, backend.layout, apart=observe is not None)
         self._leave_size = len(backend.layout.leave)
         self._void = backend.layout.void
         self._code_pages: dict[tuple[int, bool], int] = {}  # (linear page, user) -> physical page
@@ -71,6 +83,7 @@ class TranslateEngine:
         self._words = backend.data[:0x1000].cast("I")
         self._charged = 0  # instructions retired, counting blocks being executed as a whole
         self._seen = 0  # the budget at the last harvest
+        self._end = 0  # `cpu.retired` when the budget of this run is spent
         self._exit: Exit | None = None
         self._deferred: tuple[Block, int, int] | None = None  # a vector instruction to emulate outside the handler
         self._remainder = 0  # instructions to interpret because the budget does not cover the next block
@@ -138,6 +151,7 @@ class TranslateEngine:
         """Run translated code from `cpu.rip`; None where nothing needs the monitor."""
         cpu, backend = self._cpu, self._backend
         self._exit, self._remainder = None, 0
+        self._end = cpu.retired + limit
         try:
             pc = self._dispatch()
         except GuestFault as fault:
@@ -184,6 +198,7 @@ class TranslateEngine:
             self._flags_stay = False
             self._backend.push(cpu.regs, None)
             return
+        cpu.system_flags &= ~RF  # the first instruction clears it (SDM vol. 3, 17.3.1.1)
         flags = cpu.rflags
         self._words[VIRTUAL_IF >> 2] = flags & IF
         self._backend.push(cpu.regs, flags)
@@ -333,7 +348,7 @@ class TranslateEngine:
     def _go_on(self) -> int:
         """Dispatch to `cpu.rip` with the state in the `Cpu`; leaves the cache where that is not possible."""
         cpu = self._cpu
-        if cpu.system_flags & TF:
+        if cpu.system_flags & TF or cpu.retired >= self._end:
             return self._finish(Budget())
         try:
             pc = self._dispatch()
@@ -351,6 +366,9 @@ class TranslateEngine:
         self._counters.exits["link"] += 1
         if cpu.stop_requested or self._interrupted:
             return self._leave_at(block, site.target)
+        if self._observe is not None:
+            self._leave_at(block, site.target)
+            return self._go_on()
         flushes = self.cache.counters.flushes
         try:
             target = self._block_at(site.target)
@@ -380,7 +398,7 @@ class TranslateEngine:
         pc = self._emulate(block, index, -1)
         if pc >= 0:
             target = self.cache.block_at(pc)
-            if target is not None:
+            if target is not None and self._observe is None:
                 self._reach.add(target)
                 self._translator.publish(target)
         return pc
@@ -420,6 +438,8 @@ class TranslateEngine:
         self._mode = self._modes.mode(cpu)
         self._counters.dispatches += 1
         block = self._block_at(cpu.rip)
+        if block is not None and self._observe is not None:
+            self._observe(block)
         self._backend.set_view(_view(cpu, self._mode))
         return -1 if block is None else block.code.entry
 

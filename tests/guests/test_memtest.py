@@ -41,6 +41,6 @@ def test_first_three_tests_find_no_error(name: str) -> None:
     assert set(re.findall(rb"Errors: *(\d+)", serial)) == {b"0"}
     assert "Failing Address" not in screen
     assert "Test #" in screen
-    assert result.stats.native_instructions > 0.99 * result.stats.instructions
+    assert result.stats.native_instructions > 0.9 * result.stats.instructions
     assert picture.width >= 640
     assert len(picture.convert("RGB").getcolors(1 << 16) or ()) >= 3  # blue, white and the grey of the title

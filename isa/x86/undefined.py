@@ -1,0 +1,60 @@
+"""Which arithmetic flags an instruction leaves undefined (SDM vol. 1, appendix A, and vol. 2 by instruction)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from isa.x86.decode import Insn
+from isa.x86.state import AF, ARITH, CF, OF, PF, SF, ZF
+
+_SHIFTS: Final = frozenset((0xC0, 0xC1, 0xD0, 0xD1, 0xD2, 0xD3))
+_ONE_BIT: Final = (0xD0, 0xD1)
+_ROTATES: Final = 4  # ModRM.reg below: ROL, ROR, RCL, RCR
+
+# Opcode -> flags; AND, OR, XOR and TEST leave AF undefined, products all but CF and OF, quotients all.
+_OPCODES: Final[dict[int, int]] = {
+    **{base + form: AF for base in (0x08, 0x20, 0x30) for form in range(6)},
+    **dict.fromkeys((0x84, 0x85, 0xA8, 0xA9), AF),
+    **dict.fromkeys((0x69, 0x6B, 0x0FAF), SF | ZF | AF | PF),
+    **dict.fromkeys((0x0FBC, 0x0FBD), ARITH & ~ZF),  # BSF, BSR; with F3 TZCNT and LZCNT
+    **dict.fromkeys((0x0FA3, 0x0FAB, 0x0FB3, 0x0FBB, 0x0FBA), OF | SF | AF | PF),
+    **dict.fromkeys((0x0FA4, 0x0FA5, 0x0FAC, 0x0FAD), OF | AF),
+    **dict.fromkeys((0x27, 0x2F), OF),
+    **dict.fromkeys((0x37, 0x3F), OF | SF | ZF | PF),
+    **dict.fromkeys((0xD4, 0xD5), OF | AF | CF),
+}
+_GROUP1: Final = frozenset((0x80, 0x81, 0x82, 0x83))
+_GROUP3: Final = frozenset((0xF6, 0xF7))
+_VEX: Final[dict[int, int]] = {
+    0x0F38F2: AF | PF,  # ANDN
+    0x0F38F3: AF | PF,  # BLSR, BLSMSK, BLSI
+    0x0F38F5: AF | PF,  # BZHI
+    0x0F38F7: SF | AF | PF,  # BEXTR
+}
+
+
+def undefined_flags(insn: Insn) -> int:
+    """Mask of arithmetic flags whose values nothing may be concluded from after `insn`."""
+    op = insn.opcode
+    if insn.vex:
+        return _VEX.get(op, 0)
+    if op in _SHIFTS:
+        one = op in _ONE_BIT  # OF is defined for counts of one only, CF of a shift for counts below the width
+        if insn.reg_field < _ROTATES:
+            return 0 if one else OF
+        return AF if one else OF | AF | CF
+    if op in _GROUP1:
+        return AF if insn.reg_field in (1, 4, 6) else 0
+    if op in _GROUP3:
+        return (AF, AF, 0, 0, SF | ZF | AF | PF, SF | ZF | AF | PF, ARITH, ARITH)[insn.reg_field]
+    if op in (0x0FBC, 0x0FBD) and insn.rep == 0xF3:
+        return OF | SF | AF | PF
+    return _OPCODES.get(op, 0)
+
+
+def undefined_after(insns: list[Insn], before: int = 0) -> int:
+    """The same after a sequence of instructions; `before` was undefined in front of it."""
+    mask = before
+    for insn in insns:
+        mask = mask & ~insn.flags_written | undefined_flags(insn)
+    return mask
