@@ -12,6 +12,8 @@
                     | RAM                |
 min(size, C000_0000)+--------------------+
                     | MMIO (PCI, APICs)  |
+  1_0000_0000 - rom +--------------------+ offset size
+                    | firmware, read-only|
         1_0000_0000 +--------------------+ offset C000_0000
                     | RAM above 3 GiB    |
                     +--------------------+ offset size
@@ -63,12 +65,15 @@ class GuestMemory:
     so that software TLBs and shadow page tables can drop or regain the write permission they hold.
     """
 
-    def __init__(self, size: int, mmio: Bus) -> None:
-        """`size` is in bytes, a multiple of 1 MiB from 1 MiB to 256 GiB; anything else raises UsageError."""
+    def __init__(self, size: int, mmio: Bus, rom: int = 0) -> None:
+        """`size` is in bytes, a multiple of 1 MiB from 1 MiB to 256 GiB; anything else raises UsageError.
+
+        `rom` bytes (a multiple of 4 KiB) below 4 GiB hold firmware.
+        """
         if size < MIB or size > MAX_SIZE or size % MIB:
             raise UsageError(f"guest memory of {size} bytes: it must be a whole number of MiB from 1 MiB to 256 GiB")
         try:
-            self._map = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
+            self._map = mmap.mmap(-1, size + rom, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
         except (OSError, ValueError, OverflowError) as error:
             raise UsageError(f"guest memory of {size} bytes: the host gives no such mapping ({error})") from error
         self.size = size
@@ -81,6 +86,9 @@ class GuestMemory:
         self._watched: set[int] = set()
         self._read_only: set[int] = set()
         self._guarded: set[int] = set()  # the union of the two
+        self._rom_base = HIGH_BASE - rom
+        if rom:
+            self.protect(self._rom_base, rom)
 
     def close(self) -> None:
         """Give the memory back to the host; views of `ram` still held elsewhere keep it alive until they go."""
@@ -99,13 +107,17 @@ class GuestMemory:
             return -1 if VGA_HOLE <= page < VGA_TEXT else page
         if HIGH_BASE <= page < self.high_top:
             return page - HIGH_BASE + self.low_top
+        if self._rom_base <= page < HIGH_BASE:
+            return page - self._rom_base + self.size
         return -1
 
     def regions(self) -> list[RamRegion]:
-        """All RAM, in ascending order of address."""
+        """All RAM, and the firmware's memory."""
         regions = [RamRegion(0, 0, VGA_HOLE), RamRegion(VGA_TEXT, VGA_TEXT, self.low_top - VGA_TEXT)]
         if self.high_top > HIGH_BASE:
             regions.append(RamRegion(HIGH_BASE, self.low_top, self.high_top - HIGH_BASE))
+        if self._rom_base < HIGH_BASE:
+            regions.append(RamRegion(self._rom_base, self.size, HIGH_BASE - self._rom_base))
         return regions
 
     def e820(self) -> list[tuple[int, int, int]]:
@@ -209,6 +221,12 @@ class GuestMemory:
             self._read_only.add(page)
             self._guard(page)
 
+    def unprotect(self, start: int, length: int) -> None:
+        """Make [start, start+length) writable again; both must be multiples of 4 KiB."""
+        for page in range(start >> 12, (start + length) >> 12):
+            self._read_only.discard(page)
+            self._release(page)
+
     def watch(self, page: int) -> None:
         """Trace writes to page number `page` (GPA >> 12); watching twice is watching once."""
         self._watched.add(page)
@@ -217,10 +235,7 @@ class GuestMemory:
     def unwatch(self, page: int) -> None:
         """End the trace of `page`; without one, nothing happens."""
         self._watched.discard(page)
-        if page in self._guarded and page not in self._read_only:
-            self._guarded.remove(page)
-            for callback in self.on_watch_change:
-                callback(page, False)
+        self._release(page)
 
     def watched(self, gpa: int) -> bool:
         """True where writes to the page of `gpa` must go through `write` (a trace, or read-only memory)."""
@@ -229,6 +244,13 @@ class GuestMemory:
     def write_protected(self, gpa: int) -> bool:
         """True where a guest's write to `gpa` is dropped."""
         return gpa >> 12 in self._read_only
+
+    def _release(self, page: int) -> None:
+        """Drop the guard of a page that is neither watched nor read-only any more."""
+        if page in self._guarded and page not in self._read_only and page not in self._watched:
+            self._guarded.remove(page)
+            for callback in self.on_watch_change:
+                callback(page, False)
 
     # -- inner parts --------------------------------------------------------------------------------------------
 
