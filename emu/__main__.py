@@ -1,29 +1,39 @@
-"""The process around the command line: every error becomes one line and its documented exit code."""
+"""The process around the command line: every error becomes one line and its documented exit code.
+
+Nothing but the standard library is imported before `main` stands guard, so that an interrupt while the rest is
+loading, or a library that is missing, ends with a documented code as well.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from typing import Final, TextIO
 
-import click
-
-from emu.cli import cli
-from emu.errors import VemuError
-
 USAGE: Final = 2
-ENVIRONMENT: Final = 4  # the host refused a file, a write or memory
+ENVIRONMENT: Final = 4  # the host refused a file, a write or memory, or lacks a library
 BUG: Final = 70
 INTERRUPTED: Final = 130
+_OWN: Final = ("emu", "isa", "guests")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the process's exit code; raises nothing."""
-    _open_missing_streams()
+    try:
+        return _guarded(sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt:  # came while another error was being reported
+        return INTERRUPTED
+
+
+def _guarded(arguments: Sequence[str]) -> int:
     debug = False
     try:
-        with cli.make_context("vemu", list(sys.argv[1:] if arguments is None else arguments)) as context:
+        _open_missing_streams()
+        from emu.cli import cli
+
+        with cli.make_context("vemu", list(arguments)) as context:
             try:
                 result = cli.invoke(context)
             finally:
@@ -31,11 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except BaseException as error:  # whatever it is, Python's own exit code 1 would pass for a guest's
+        code, line = _explain(error)
         if debug:
             import traceback
 
-            traceback.print_exc()
-        code, line = _explain(error)
+            line = traceback.format_exc() + line
         _say(line)
         return _flush(code)
 
@@ -51,17 +61,14 @@ def _flush(code: int) -> int:
 
 def _explain(error: BaseException) -> tuple[int, str]:
     """Exit code and line for an error; an empty line where there is nothing to say."""
+    code, line = _explain_python(error) or _explain_own(error)
+    return code, line and "vemu: " + _one_line(line)
+
+
+def _explain_python(error: BaseException) -> tuple[int, str] | None:
+    """For an error of Python's own; None for any other. Imports nothing: an import may be what was interrupted."""
     match error:
-        case click.exceptions.Exit():
-            return error.exit_code, ""
-        case click.UsageError():
-            where = error.ctx.command_path if error.ctx is not None else "vemu"
-            return USAGE, f"{error.format_message()} (see '{where} --help')"
-        case click.ClickException():
-            return USAGE, error.format_message()
-        case VemuError():
-            return error.exit_code, str(error)
-        case KeyboardInterrupt() | click.Abort():
+        case KeyboardInterrupt():
             return INTERRUPTED, "interrupted"
         case BrokenPipeError():
             return INTERRUPTED, ""  # whoever read the output has gone
@@ -70,25 +77,65 @@ def _explain(error: BaseException) -> tuple[int, str]:
             return ENVIRONMENT, f"{name}{error.strerror or error}"
         case MemoryError():
             return ENVIRONMENT, "the host has not enough memory"
+        case ModuleNotFoundError() if (error.name or "").partition(".")[0] not in _OWN:
+            return ENVIRONMENT, f"{error}: the installation is incomplete ('vemu doctor' tells more)"
+        case _:
+            return None
+
+
+def _explain_own(error: BaseException) -> tuple[int, str]:
+    """For an error of vemu or click, and what nobody expected."""
+    from click import Abort, ClickException, UsageError
+    from click.exceptions import Exit
+
+    from emu.errors import VemuError
+
+    match error:
+        case Exit():
+            return error.exit_code, ""
+        case UsageError():
+            where = error.ctx.command_path if error.ctx is not None else "vemu"
+            return USAGE, f"{error.format_message()} (see '{where} --help')"
+        case ClickException():
+            return USAGE, error.format_message()
+        case VemuError():
+            return error.exit_code, str(error)
+        case Abort():
+            return INTERRUPTED, "interrupted"
         case _:
             return BUG, f"{type(error).__name__}: {error}: this is a bug in vemu; --debug shows the traceback"
+
+
+def _one_line(text: str) -> str:
+    """`text` on one line; what a file's name may hold to play tricks on a terminal is written as an escape."""
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line)
 
 
 def _say(line: str) -> None:
     if not line:
         return
     try:
-        print("vemu: " + " ".join(line.split()), file=sys.stderr, flush=True)
+        print(line, file=sys.stderr, flush=True)
     except OSError:  # nobody listens
         sys.stderr = _nowhere()
 
 
 def _open_missing_streams() -> None:
-    """Python leaves a stream None when its descriptor was closed; what is printed then goes nowhere."""
+    """See to it that the three standard descriptors are open, and that printing cannot fail for want of a character.
+
+    A descriptor that was closed would be given to the next file that is opened, and what is printed go into that.
+    """
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+    # Python leaves a stream None whose descriptor was closed when it started
     if sys.stdout is None:
         sys.stdout = _nowhere()
     if sys.stderr is None:
         sys.stderr = _nowhere()
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def _nowhere() -> TextIO:

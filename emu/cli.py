@@ -29,7 +29,7 @@ Exit codes:
 
 _ENGINES = ("translate", "interpret")
 _FORMATS = ("flat", "boot", "elf", "multiboot", "linux")
-_BLOCKS_INSTRUCTIONS = 1_000_000
+_BLOCKS_SECONDS = 2.0
 
 
 def number(text: str) -> int:
@@ -61,10 +61,10 @@ def guest_options(command: F) -> F:
     for option in reversed((
         click.argument("guest"),
         click.option("--memory", type=size, metavar="SIZE", help="RAM, as 128M (the default of most guests)."),
-        click.option("--mode", type=click.Choice(["16", "32", "64"]), help="Bits a flat or ELF guest starts in."),
+        click.option("--mode", type=click.Choice(["16", "32", "64"]), help="Bits the guest starts in."),
         click.option("--org", type=number, metavar="ADDR", help="Load address of a flat binary."),
         click.option("--format", "format_", type=click.Choice(_FORMATS), help="Instead of recognising the content."),
-        click.option("--initrd", type=click.Path(), help="Initial RAM disk, or first multiboot module."),
+        click.option("--initrd", type=click.Path(), metavar="FILE", help="Initial RAM disk or multiboot module."),
         click.option("--append", default="", metavar="TEXT", help="The kernel's command line."),
         click.option("--disk", type=click.Path(), metavar="IMAGE", help="Image of the first hard disk."),
         click.option("--max-instructions", type=number, metavar="N", help="End after N guest instructions."),
@@ -100,9 +100,17 @@ def cli(ctx: click.Context) -> int:
 
 @cli.command(epilog=EXIT_CODES)
 @guest_options
-@click.option("--engine", type=click.Choice(_ENGINES), default="translate", show_default=True)
-@click.option("--serial", default="stdio", metavar="WHERE", help="stdio (default), null, file:PATH or pty.")
-@click.option("--console", type=click.Choice(["serial", "vga"]), default="serial", show_default=True)
+@click.option(
+    "--engine", type=click.Choice(_ENGINES), default="translate", show_default=True, help="How guest code runs."
+)
+@click.option("--serial", default="stdio", metavar="WHERE", help="COM1: stdio (default), null, file:PATH or pty.")
+@click.option(
+    "--console",
+    type=click.Choice(["serial", "vga"]),
+    default="serial",
+    show_default=True,
+    help="What is shown, watched for text and typed on: COM1, or VGA text screen and keyboard.",
+)
 @click.option("--timeout", type=float, metavar="SECONDS", help="End after so many seconds, with 124.")
 @click.option("--expect", metavar="TEXT", help="End with 0 when the console shows TEXT.")
 @click.option("--fail-on", metavar="TEXT", help="End with 10 when the console shows TEXT.")
@@ -128,15 +136,16 @@ def run(screenshot: str | None, json_: bool, quiet: bool, **options: Any) -> int
 @guest_options
 @click.option("--at", type=number, metavar="ADDR", help="Only blocks that hold this guest address.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N blocks.")
-def blocks(at: int | None, limit: int | None, max_instructions: int | None, **options: Any) -> int:
+@click.option("--timeout", type=float, default=_BLOCKS_SECONDS, show_default=True, metavar="SECONDS", help="End then.")
+def blocks(at: int | None, limit: int | None, **options: Any) -> int:
     """Show GUEST's translated blocks: guest code left, translated code right, callouts with their reason.
 
-    The guest runs first, for a million instructions or as --max-instructions says, its console hidden.
+    The guest runs first, its console hidden, and the blocks it leaves behind are shown. With --max-instructions they
+    are made to stop exactly, which takes a few instructions more in each.
     """
     from emu.cli_run import show_blocks
 
-    config = _config(max_instructions=_BLOCKS_INSTRUCTIONS if max_instructions is None else max_instructions, **options)
-    return show_blocks(config, at, limit)
+    return show_blocks(_config(**options), at, limit)
 
 
 @cli.command()

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
 from emu.config import MachineConfig
 from emu.console import STDIN, STDOUT, Attendant, Output, PseudoTerminal, input_fd, open_file
 from emu.errors import GuestFileError, UsageError
 from emu.exits import EndReason
 from emu.machine import Machine, RunResult
+from emu.outfile import check_writable, save
 from emu.report import as_json, is_terminal, print_blocks, print_ending, print_summary
 from emu.terminal import RawTerminal, ScreenPainter, in_foreground, screen_as_text
 
@@ -55,16 +56,24 @@ class Endpoints:
         if self.output is not None:
             self.output.write(data)
 
+    @property
+    def cursor_within_line(self) -> bool:
+        """True where the guest's last output on this process's standard output did not end its line."""
+        return self.output is not None and self.output.fd == STDOUT and self.output.last != ord("\n")
+
 
 def execute(config: MachineConfig, options: RunOptions) -> int:
     """Run `config`'s guest and return the exit code. Raises VemuError for what cannot be read, written or used."""
     config.validate()
     _check_outputs(config, options)
+    ends = Endpoints(capture=options.json)
+    vga = config.console == "vga"
     with ExitStack() as cleanup:
-        ends = _endpoints(config, options, cleanup)
-        vga = config.console == "vga"
-        serial = ends.output.write if vga and ends.output is not None and ends.output.fd != STDOUT else None
-        machine = cleanup.enter_context(Machine(config, console=None if vga else ends.write, serial=serial))
+        # the guest first: one that cannot be loaded leaves no file behind
+        machine = cleanup.enter_context(
+            Machine(config, console=None if vga else ends.write, serial=ends.write if vga else None)
+        )
+        _open_endpoints(ends, config, options, cleanup)
         if ends.output is not None:
             ends.output.failed = machine.stop
         result = _run(machine, config, ends, options)
@@ -74,116 +83,135 @@ def execute(config: MachineConfig, options: RunOptions) -> int:
 def _run(machine: Machine, config: MachineConfig, ends: Endpoints, options: RunOptions) -> RunResult:
     """The run itself, with terminal and signals in hand for just as long."""
     with ExitStack() as attended:
-        show: Callable[[bytes], None] | None = None
-        if ends.interactive:
-            if not options.quiet:
-                print("vemu: Ctrl-A X leaves, Ctrl-A H helps", file=sys.stderr, flush=True)
-            attended.enter_context(RawTerminal(STDIN))
-            if config.console == "vga":
-                attended.enter_context(ScreenPainter(machine.screen_text, Output(STDOUT, "standard output").write))
-            elif ends.output is not None:
-                show = ends.output.write
-        source = ends.source
+        source, vga = ends.source, config.console == "vga"
         if source is not None and _is_regular(source):
             # all of it before the start: what the guest reads then does not depend on timing
             machine.send_input(_whole(source))
             source = None
+        show: Callable[[bytes], None] | None = None
+        if ends.interactive and not vga and ends.output is not None:
+            show = ends.output.write
+        # signals are in hand before the terminal is changed, and until it is changed back
         attended.enter_context(Attendant(machine, source, interactive=ends.interactive, show=show))
+        if ends.interactive:
+            attended.enter_context(RawTerminal(STDIN))
+            if not options.quiet:
+                with messages() as stream:
+                    print("vemu: Ctrl-A X leaves, Ctrl-A H helps", file=stream, flush=True)
+            if vga:
+                attended.enter_context(ScreenPainter(machine.screen_text, Output(STDOUT, "standard output").write))
         return machine.run()
 
 
 def _conclude(machine: Machine, config: MachineConfig, ends: Endpoints, options: RunOptions, result: RunResult) -> int:
-    """Print what the run left behind; returns its exit code."""
-    screen = screen_as_text(machine.screen_text()) if config.console == "vga" else ""
-    if options.screenshot is not None:
-        _save(options.screenshot, machine.screenshot())
+    """Print and save what the run left behind; returns its exit code."""
+    try:
+        _show(machine, config, ends, options, result)
+    finally:
+        if options.screenshot is not None:
+            save(options.screenshot, "screenshot", machine.screenshot())
+    return result.ending.code
+
+
+def _show(machine: Machine, config: MachineConfig, ends: Endpoints, options: RunOptions, result: RunResult) -> None:
+    ending = result.ending
+    vga = config.console == "vga"
+    screen = screen_as_text(machine.screen_text()) if vga else ""
     if ends.output is not None:
         ends.output.check()
     if options.json:
-        console = screen or ends.captured.decode("utf-8", "replace")
+        console = screen if vga else ends.captured.decode("utf-8", "replace")
         print(json.dumps(as_json(result, console, config.guest_name)), flush=True)
     elif screen:
         print(screen, end="", flush=True)
-    ending = result.ending
-    if (
-        ends.output is not None
-        and ends.output.fd == STDOUT
-        and ends.output.last != ord("\n")
-        and is_terminal(sys.stderr)
-    ):
-        print(file=sys.stderr)  # the guest left the cursor within a line
-    if not options.quiet or ending.reason in _ABNORMAL:
-        print_ending(ending, sys.stderr)
-    if not options.quiet:
-        print_summary(result.stats, machine.guest.description, sys.stderr)
-    return ending.code
+    with messages() as stream:
+        if ends.cursor_within_line and is_terminal(stream):
+            print(file=stream)
+        if not options.quiet or ending.reason in _ABNORMAL:
+            print_ending(ending, stream)
+        if config.expect is not None and ending.code == 0 and ending.reason is not EndReason.EXPECTED:
+            print(f"vemu: the console never showed {config.expect!r}", file=stream)
+        if not options.quiet:
+            print_summary(result.stats, machine.guest.description, stream)
 
 
 def show_blocks(config: MachineConfig, at: int | None, limit: int | None) -> int:
-    """Run `config`'s guest with its console hidden, then print its translated blocks; 0, or 4 where none fits."""
+    """Run `config`'s guest with its console hidden, then print its translated blocks.
+
+    Raises GuestFileError where there is none to print.
+    """
     from emu.listing import Lister, covers
 
     with Machine(config) as machine:
         with Attendant(machine, None):
-            result = machine.run()
+            ending = machine.run().ending
+        if ending.reason is EndReason.INTERRUPTED:
+            raise KeyboardInterrupt
         found = [block for block in machine.blocks() if at is None or covers(block, at)]
-        lister = Lister(machine.code, machine.name_of)
-        print_blocks(map(lister.listing, found[:limit]), sys.stdout)
-        shown = len(found[:limit])
-        print(f"vemu: {shown} of {len(found)} blocks; {result.ending.detail.partition(chr(10))[0]}", file=sys.stderr)
+        how = ending.detail.partition("\n")[0]
         if not found:
             where = "" if at is None else f" that holds {at:#x}"
-            raise GuestFileError(f"{config.guest_name}: the run made no block{where}")
+            raise GuestFileError(f"{config.guest_name}: the run made no block{where} ({how})")
+        lister = Lister(machine.code, machine.name_of)
+        shown = print_blocks(map(lister.listing, found[:limit]), sys.stdout)
+        sys.stdout.flush()
+        with messages() as stream:
+            print(f"vemu: {shown} of {len(found)} blocks; {how}", file=stream)
     return 0
+
+
+@contextmanager
+def messages() -> Iterator[TextIO]:
+    """Standard error, for what accompanies a result: where it cannot be written, the result stands all the same."""
+    try:
+        yield sys.stderr
+        sys.stderr.flush()
+    except OSError:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # it takes the stream's place until the process ends
 
 
 # -- endpoints -----------------------------------------------------------------------------------------------------
 
 
-def _endpoints(config: MachineConfig, options: RunOptions, cleanup: ExitStack) -> Endpoints:
+def _open_endpoints(ends: Endpoints, config: MachineConfig, options: RunOptions, cleanup: ExitStack) -> None:
     """Open what --serial names; what has to be closed goes to `cleanup`."""
-    ends = Endpoints(capture=options.json)
-    path = config.serial_file
+    path, vga = config.serial_file, config.console == "vga"
     if path is not None:
-        ends.output = cleanup.enter_context(_closing(open_file(path)))
+        ends.output = open_file(path)
+        cleanup.callback(ends.output.close)
     elif config.serial == "pty":
         pty = PseudoTerminal()
         cleanup.callback(pty.close)
-        print(f"vemu: serial line on {pty.name}", file=sys.stderr, flush=True)
+        with messages() as stream:
+            print(f"vemu: serial line on {pty.name}", file=stream, flush=True)
         ends.output, ends.source = pty.output, pty.output.fd
-    elif config.serial == "stdio" and config.console == "serial" and not options.json:
+    elif config.serial == "stdio" and not vga and not options.json:
         ends.output = Output(STDOUT, "standard output")
-    if ends.source is None and (config.console == "vga" or config.serial == "stdio"):
+    if ends.source is None and (vga or config.serial == "stdio"):
         ends.interactive = not options.json and os.isatty(STDOUT) and in_foreground(STDIN)
         ends.source = STDIN if ends.interactive else input_fd()
-    return ends
-
-
-@contextmanager
-def _closing(output: Output) -> Iterator[Output]:
-    try:
-        yield output
-    finally:
-        output.close()
 
 
 def _check_outputs(config: MachineConfig, options: RunOptions) -> None:
     """Refuse to write over what is read, and a screenshot that could not be saved after a long run."""
-    read = [path for path in (config.initrd, config.disk) if path is not None]
+    used = [path for path in (config.initrd, config.disk) if path is not None]
     if not isinstance(config.guest, bytes):
-        read.append(Path(config.guest))
+        used.append(Path(config.guest))
     for name, path in (("serial", config.serial_file), ("screenshot", options.screenshot)):
-        if path is not None and any(_same_file(path, other) for other in read):
-            raise UsageError(f"{name} {path}: that would write over the guest's own file")
-    if options.screenshot is not None and not options.screenshot.parent.is_dir():
-        raise UsageError(f"screenshot {options.screenshot}: there is no folder {options.screenshot.parent}")
+        if path is None:
+            continue
+        if any(_same_file(path, other) for other in used):
+            raise UsageError(f"{name} {path}: that would write over another file of this run")
+        used.append(path)
+    if options.screenshot is not None:
+        check_writable(options.screenshot, "screenshot")
 
 
 def _same_file(one: Path, other: Path) -> bool:
     try:
         return one.samefile(other)
     except (OSError, ValueError):
-        return False
+        return one == other
 
 
 def _is_regular(fd: int) -> bool:
@@ -195,10 +223,3 @@ def _whole(fd: int) -> bytes:
     while chunk := os.read(fd, 1 << 16):
         data += chunk
     return bytes(data)
-
-
-def _save(path: Path, data: bytes) -> None:
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        raise GuestFileError(f"screenshot {path}: {error.strerror}") from error

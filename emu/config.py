@@ -23,8 +23,9 @@ MODES: Final = (16, 32, 64)
 CONSOLES: Final = ("serial", "vga")
 DEFAULT_MEMORY: Final = 128 * MIB
 MAX_FILE: Final = 1 << 30  # bytes of one guest file: it is held in the monitor's own memory while it is loaded
-_SUFFIXES: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
-_SIZE: Final = re.compile(r"(0x[0-9a-f]+|[0-9]{1,30})(?:([kmg])(?:i?b)?)?", re.IGNORECASE)
+SECTOR: Final = 512  # bytes; what a disk image is counted in
+_SUFFIXES: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_SIZE: Final = re.compile(r"(0x[0-9a-f]{1,30}|[0-9]{1,30})(?:([kmgt])(?:i?b)?)?", re.IGNORECASE)
 _SERIAL_KINDS: Final = ("stdio", "null", "pty")
 _FILE: Final = "file:"
 _BYTES: Final = "<bytes>"
@@ -101,9 +102,14 @@ class MachineConfig:
             )
         if self.serial not in _SERIAL_KINDS and not (self.serial.startswith(_FILE) and len(self.serial) > len(_FILE)):
             raise UsageError(f"serial {self.serial!r}: it must be stdio, null, pty or file:PATH")
-        for what, path in (("initrd", self.initrd), ("disk image", self.disk)):
-            if path is not None:
-                check_file(path, what)
+        if self.initrd is not None:
+            check_file(self.initrd, "initrd")
+        if self.disk is not None:
+            size = check_file(self.disk, "disk image")
+            if size % SECTOR or (size == 0 and self.disk.is_file()):
+                raise GuestFileError(
+                    f"disk image {self.disk}: {size} bytes are no disk: it must hold whole {SECTOR}-byte sectors"
+                )
 
     @property
     def guest_name(self) -> str:
@@ -138,6 +144,8 @@ def resolve_guest(config: MachineConfig) -> GuestImage:
     bundled = _bundled(guest)
     if bundled is not None:
         return GuestImage(str(bundled.path), read_file(bundled.path, "bundled guest"))
+    if guest == "":
+        raise GuestFileError("the guest's name is empty: it must be a file or a bundled guest ('vemu guests')")
     if isinstance(guest, str) and not os.path.lexists(guest):
         raise GuestFileError(f"{guest}: no such file, and no bundled guest of that name ({_hint(guest)})")
     return GuestImage(str(guest), read_file(Path(guest), "guest"))
@@ -190,7 +198,7 @@ def _hint(name: str) -> str:
 
     from guests import catalogue
 
-    near = get_close_matches(name, catalogue(), n=1)
+    near = get_close_matches(name.lower(), catalogue(), n=1)
     return f"did you mean {near[0]}?" if near else "'vemu guests' lists them"
 
 

@@ -25,7 +25,7 @@ STDIN: Final = 0
 STDOUT: Final = 1
 _CHUNK: Final = 256  # bytes of input passed on at once, and the pause after them: some 50 KB/s, whatever comes in,
 _PAUSE: Final = 0.005  # so that an endless pipe does not pile up in front of a guest that reads slowly
-_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 class Guest(Protocol):
@@ -118,8 +118,8 @@ class Attendant:
     """Passes input and stop signals on to a running machine, from a thread of its own, while the context is open.
 
     `source` is the descriptor the guest's input comes from, or None. With `interactive` the Ctrl-A commands are taken
-    out of it, and `show` writes their help. SIGINT, SIGTERM and SIGHUP stop the machine; a second one of them, when the
-    machine did not stop, raises KeyboardInterrupt.
+    out of it, and `show` writes their help. SIGINT, SIGTERM, SIGHUP and SIGQUIT stop the machine; a second one of
+    them, when the machine did not stop, raises KeyboardInterrupt.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class Attendant:
         if threading.current_thread() is threading.main_thread():  # Python sets handlers nowhere else
             self._old_wakeup = signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
             for number in _STOP_SIGNALS:
-                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays nohup
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):  # nohup stays nohup; None is not Python's
                     self._old_handlers[number] = signal.signal(number, self._signalled)
         self._thread.start()
         return self
@@ -174,7 +174,8 @@ class Attendant:
         while not self._closing.is_set():
             ready, _, _ = select.select([self._wake_read] + ([] if source is None else [source]), [], [])
             if self._wake_read in ready:
-                if any(os.read(self._wake_read, 64)) and not self._closing.is_set():
+                # the numbers of the signals that came, whoever handles them
+                if any(number in _STOP_SIGNALS for number in os.read(self._wake_read, 64)):
                     self._guest.stop()
                 continue
             if source is not None and not self._pass_on(source):

@@ -13,12 +13,14 @@ from typing import Final
 
 from emu import __version__
 from emu.config import ENGINES, MachineConfig
+from emu.memory import MIB
 
 _LIBRARIES: Final = ("unicorn", "capstone", "keystone-engine", "click", "rich", "pyelftools", "pillow")
 _OPTIONAL: Final = frozenset(("keystone-engine",))  # rebuilds guests; it has wheels for x86-64 only
 _QEMU: Final = "qemu-system-x86_64"
 _MEMTEST: Final = ("memtest86+x64.bin", "memtest86+ia32.bin")
 _MEMTEST_FOLDER: Final = Path("/boot")
+_BACKEND: Final = "unicorn"
 _PROBE_GUEST: Final = "hello64"
 _PROBE_SECONDS: Final = 20.0
 
@@ -36,7 +38,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Everything, in the order in which it is shown."""
-    return [*_versions(), *(_engine(name) for name in ENGINES), _qemu(), *map(_memtest, _MEMTEST), _kvm()]
+    return [*_versions(), *_backend_and_engines(), _qemu(), *map(_memtest, _MEMTEST), _kvm()]
 
 
 def _versions() -> list[Finding]:
@@ -53,22 +55,41 @@ def _versions() -> list[Finding]:
     return found
 
 
-def _engine(name: str) -> Finding:
-    """Run a bundled guest: what an engine and its backend can do is best shown."""
-    console = bytearray()
-    try:
-        from emu.machine import Machine
-        from guests import catalogue
+def _backend_and_engines() -> list[Finding]:
+    """Run a bundled guest by each engine: what an engine and its backend can do is best shown."""
+    native, engines = 0, []
+    for name in ENGINES:
+        try:
+            engine, ran = _engine(name)
+        except Exception as error:  # a broken installation may fail in any way; saying which is this command's work
+            engine, ran = Finding("engine", name, False, f"{type(error).__name__}: {error}", needed=True), 0
+        engines.append(engine)
+        native += ran
+    detail = f"ran {native} instructions of translated code" if native else "ran no translated code"
+    return [Finding("backend", _BACKEND, native > 0, detail, needed=True), *engines]
 
-        guest = catalogue()[_PROBE_GUEST]
-        config = MachineConfig(guest.name, engine=name, timeout=_PROBE_SECONDS)
-        with Machine(config, console=console.extend) as machine:
-            ending = machine.run().ending
-    except Exception as error:  # a broken installation may fail in any way; saying which is this command's work
-        return Finding("engine", name, False, f"{type(error).__name__}: {error}", needed=True)
-    ok = ending.code == guest.exit_code and console.decode("latin-1") == guest.expect
-    detail = f"runs {guest.name}" if ok else f"{guest.name} ended with {ending.reason.value}: {ending.detail}"
-    return Finding("engine", name, ok, detail, needed=True)
+
+def _engine(name: str) -> tuple[Finding, int]:
+    """What one engine shows, and how many guest instructions ran as translated code."""
+    from emu.machine import Machine
+    from guests import catalogue
+
+    guest = catalogue()[_PROBE_GUEST]
+    console = bytearray()
+    config = MachineConfig(
+        guest.image(), engine=name, memory=guest.memory * MIB, mode=guest.mode, org=guest.org, format=guest.format,
+        timeout=_PROBE_SECONDS,
+    )  # fmt: skip
+    with Machine(config, console=console.extend) as machine:
+        result = machine.run()
+    ending = result.ending
+    if ending.code != guest.exit_code:
+        detail = f"{guest.name} ended with {ending.reason.value}: {ending.detail}"
+    elif console.decode("latin-1") != guest.expect:
+        detail = f"{guest.name} printed {console.decode('latin-1')!r}"
+    else:
+        return Finding("engine", name, True, f"runs {guest.name}", needed=True), result.stats.native_instructions
+    return Finding("engine", name, False, detail, needed=True), result.stats.native_instructions
 
 
 def _qemu() -> Finding:

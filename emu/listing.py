@@ -74,15 +74,25 @@ class Lister:
                 yield f"{offset + at:x}", f".byte {code[at:].hex(' ')}"
                 return
             text = insn.text()
+            end = offset + at + insn.size
             if insn.flow in _DIRECT:
                 text = f"{insn.name} {insn.target(offset + at):#x}"
-            for behind, site in sites.items():
-                if behind == offset + at + insn.size:
-                    text += f"   ; leave: {site.kind.value}"
-                elif site.kind is SiteKind.LINK and offset + at < site.patch_at < offset + at + insn.size:
-                    text += f"   ; {_link(site)}"
+                text += "".join(f"   ; {_link(site)}" for site in _leads_to(block, sites, offset + at, end))
+            if end in sites:
+                text += f"   ; leave: {sites[end].kind.value}"
             yield f"{offset + at:x}", text
             at += insn.size
+
+
+def _leads_to(block: Block, sites: dict[int, Site], start: int, end: int) -> list[Site]:
+    """The exit that a direct branch at cache offsets [start, end) takes.
+
+    It is the one whose displacement lies there; or, within an unrolled loop, one that first passes a piece of code
+    behind the block, which gives back what was charged for the rounds not run.
+    """
+    links = [site for site in sites.values() if site.kind is SiteKind.LINK]
+    here = [site for site in links if start < site.patch_at < end]
+    return here or [site for site in links if site.patch_at >= block.code.end][:1]
 
 
 def _link(site: Site) -> str:

@@ -112,6 +112,7 @@ class Machine:
         self._monitor = Monitor(
             self.state, self._engine, self.clock, self._interrupt_pending, self._acknowledge, self.name_of
         )
+        self.clock.changed = self._monitor.attend
         self._build_board(guest)
         self._seconds = 0.0
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Row = tuple[str, ...]
 
 _MOST_EXITS: Final = 12  # reasons the summary lists by name: it must fit one screen
-_GUEST_COLUMN: Final = 46
+_GUEST_COLUMN: Final = 46  # at least so wide; a block with longer lines has a wider one
 _ADDRESS: Final = 10
 
 
@@ -128,17 +128,18 @@ def _draw(header: Sequence[str], rows: list[Row], stream: TextIO, title: str, ri
 def print_blocks(listings: Iterable[BlockListing], stream: TextIO) -> int:
     """Translated blocks side by side: guest code left, host code right; returns how many were printed."""
     bold, red, plain = (
-        ("\x1b[1m", "\x1b[31m", "\x1b[0m") if is_terminal(stream) and "NO_COLOR" not in os.environ else [""] * 3
+        ("\x1b[1m", "\x1b[31m", "\x1b[0m") if is_terminal(stream) and not os.environ.get("NO_COLOR") else [""] * 3
     )
     count = 0
     for block in listings:
         print(f"{bold}{block.title}{plain}", file=stream)
-        for row in block.rows:
-            left = f"{row.guest_address:>{_ADDRESS}}  {row.guest}"
+        lefts = [f"{row.guest_address:>{_ADDRESS}}  {row.guest}" for row in block.rows]
+        width = max(map(len, lefts), default=0)
+        for row, left in zip(block.rows, lefts, strict=True):
             right = f"{row.host_address:>{_ADDRESS}}  {row.host}" if row.host_address else ""
             mark = red if row.callout else ""
             # colours go around the padding, or they would count as columns
-            print(f"{mark}{left:<{_GUEST_COLUMN}}{plain if mark else ''} |{right}".rstrip(), file=stream)
+            print(f"{mark}{left:<{max(width, _GUEST_COLUMN)}}{plain if mark else ''} |{right}".rstrip(), file=stream)
         print(file=stream)
         count += 1
     return count

@@ -8,6 +8,7 @@ import termios
 import threading
 import tty
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Final
 
@@ -82,14 +83,12 @@ class RawTerminal:
 
     def restore(self) -> None:
         """Give the terminal back as it was; harmless when that is done, or when the terminal is gone."""
-        saved, self._saved = self._saved, None
-        if saved is None:
+        if self._saved is None:
             return
+        with suppress(termios.error):  # hung up: nothing is left to restore
+            termios.tcsetattr(self._fd, termios.TCSANOW, self._saved)
+        self._saved = None  # only now: an interrupt before this leaves the work to whoever calls next
         atexit.unregister(self.restore)
-        try:
-            termios.tcsetattr(self._fd, termios.TCSANOW, saved)
-        except termios.error:  # hung up: nothing is left to restore
-            return
 
 
 class ScreenPainter:

@@ -12,7 +12,7 @@ class TextWatch:
         self, expect: str | None, fail_on: str | None, expected: Callable[[str], None], failed: Callable[[str], None]
     ) -> None:
         self._wanted = [(text, call) for text, call in ((fail_on, failed), (expect, expected)) if text]
-        self._longest = max((len(text.encode()) for text, _ in self._wanted), default=0)
+        self._longest = max((len(_bytes(text)) for text, _ in self._wanted), default=0)
         self._tail = b""
 
     @property
@@ -26,7 +26,7 @@ class TextWatch:
             return
         self._tail += data
         for text, call in self._wanted:
-            if text.encode() in self._tail:
+            if _bytes(text) in self._tail:
                 self._wanted = []
                 call(text)
                 return
@@ -39,3 +39,8 @@ class TextWatch:
                 self._wanted = []
                 call(text)
                 return
+
+
+def _bytes(text: str) -> bytes:
+    """The bytes a user typed, also where they are no UTF-8 (`os.fsdecode` made lone surrogates of those)."""
+    return text.encode("utf-8", "surrogateescape")

@@ -59,7 +59,7 @@ NOT_CONCRETE = ("emu.engines.base", "emu.backends.base")
 COMPOSERS = ("emu.machine",)
 # Who may stand above the machine.
 ABOVE = {
-    "emu.machine": ("emu", "emu.cli_*", "emu.doctor", "emu.report"),
+    "emu.machine": ("emu", "emu.cli_*", "emu.doctor", "emu.report", "emu.verify"),
     "emu.cli": ("emu.__main__",),
     "emu.cli_*": ("emu.cli", "emu.__main__"),
 }

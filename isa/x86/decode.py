@@ -357,7 +357,7 @@ class Decoder:
                 seg = _SEG_PREFIX[byte]
             at += 1
         rex = 0
-        if self.mode == 64 and raw[at] & 0xF0 == 0x40:
+        while self.mode == 64 and raw[at] & 0xF0 == 0x40:  # of several the last one counts
             rex = raw[at]
             at += 1
         insn.rep, insn.lock, insn.seg, insn.rex, insn.opcode_at = rep, lock, seg, rex, at

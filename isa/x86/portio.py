@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from isa.x86.decode import Insn
 
 _IMMEDIATE: Final = 8  # opcodes E4-E7 name the port, EC-EF (this bit set) take it from DX
-_CHUNK: Final = 4096  # bytes one call moves at most, so that a long REP stays interruptible
+_CHUNK: Final = 512  # bytes that one execution of INS or OUTS with REP moves at most: a disk sector
 _IO_MAP_BASE: Final = 102  # offset of the field in a 32- or 64-bit TSS
 _MIN_LIMIT: Final = 103
 
@@ -94,7 +94,7 @@ def outs(cpu: Cpu, insn: Insn) -> None:
 
 
 def _string(cpu: Cpu, insn: Insn, port: int, size: int, index: int, mask: int, one: Callable[[int], None]) -> None:
-    """Move one element, or with REP up to 4 KiB of them; RIP stays until RCX is 0. A fault keeps what was moved."""
+    """Move one element, or with REP up to _CHUNK bytes; RIP stays until RCX is 0. A fault keeps what was moved."""
     flags = cpu.rflags
     step = -size if flags & DF else size
     if not insn.rep:

@@ -342,15 +342,12 @@ class Rewriter:
             self._link(index, target, self._emit.branch(insn.opcode & 15))
             return
         # LOOPcc and JCXZ reach 127 bytes only: hop to a jump behind the way past it
-        prefix = b""
         default = {16: 2, 32: 4, 64: 8}[insn.mode]
-        if insn.mode == 16:
-            prefix += b"\x66"
-        if insn.adsize != default:
-            prefix += b"\x67"
+        size = b"\x67" if insn.adsize != default else b""
+        whole = b"\x66" if insn.mode == 16 else b""  # keeps EIP from being cut to 16 bits
+        hop = whole + b"\xeb" + bytes((len(whole) + 5,))
         emit = self._emit
-        emit.raw(prefix + bytes((insn.opcode, 2)))
-        emit.raw(b"\xeb" + bytes((6 if insn.mode == 16 else 5,)))
+        emit.raw(whole + size + bytes((insn.opcode, len(hop))) + hop)
         self._link(index, target, emit.jump())
 
     def _return_address(self, insn: Insn, pc: int) -> tuple[int, int]:
