@@ -43,6 +43,13 @@ class GuestFault(Exception):
     note: str = ""
 
 
+class Interrupted(GuestFault):
+    """Unwinds a repeated instruction that would take too long: it goes on where it stopped when it is executed again."""
+
+    def __init__(self) -> None:
+        GuestFault.__init__(self, -1)
+
+
 class Unimplemented(Exception):
     """A guest asked for something vemu does not implement; the message names it. The run ends with exit code 12."""
 

@@ -6,7 +6,7 @@ from emu.dbt.block import Block
 from emu.engines.base import EngineCounters
 from emu.exits import Budget, Exit, Fault, Halt
 from emu.memory import GuestMemory
-from isa.base import GuestFault
+from isa.base import GuestFault, Interrupted
 from isa.x86.cpu import Cpu
 from isa.x86.interp import Interpreter
 from isa.x86.state import IF
@@ -44,6 +44,8 @@ class InterpretEngine:
                     return Halt(bool(cpu.rflags & IF))
                 if self._pending and cpu.system_flags & IF:
                     break
+        except Interrupted:
+            pass
         except GuestFault as fault:
             return fault_exit(cpu, fault)
         self._interrupted = False
@@ -52,6 +54,8 @@ class InterpretEngine:
     def step(self) -> Exit | None:
         try:
             self._interpreter.step()
+        except Interrupted:
+            return None
         except GuestFault as fault:
             return fault_exit(self._cpu, fault)
         return Halt(bool(self._cpu.rflags & IF)) if self._cpu.halted else None

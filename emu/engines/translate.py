@@ -18,7 +18,7 @@ from emu.engines.base import EngineCounters
 from emu.exits import Budget, Exit, Fault, Halt
 from emu.memory import GuestMemory
 from emu.mmu import ShadowMmu
-from isa.base import Access, GuestFault
+from isa.base import Access, GuestFault, Interrupted
 from isa.x86 import paging
 from isa.x86.cpu import Cpu
 from isa.x86.emit import BUDGET, PENDING, SPILL, VIRTUAL_IF
@@ -113,6 +113,9 @@ class TranslateEngine:
         cpu = self._cpu
         try:
             self._interpreter.step()
+        except Interrupted:
+            self._interrupted = True
+            return None
         except GuestFault as fault:
             return self._fault_exit(fault)
         self._counters.emulated += 1
@@ -322,6 +325,9 @@ class TranslateEngine:
             if cpu.rip == start:
                 self._account(block, index)
                 self._settle(block, index)
+                if isinstance(fault, Interrupted):
+                    self._interrupted = True  # so that the monitor gets to see what the time is
+                    return self._finish(Budget())
                 return self._finish(self._fault_exit(fault))
             self._settle(block, index + 1)  # a single-step trap, behind the instruction
             return self._finish(self._fault_exit(fault))

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from isa.base import GuestFault
+from isa.base import GuestFault, Interrupted
 from isa.x86.operands import MASKS, Binder, Op
 from isa.x86.segments import linearize, within
 from isa.x86.state import DB, DF, DS, ES, RAX, RCX, RDI, RSI, TF
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from isa.x86.cpu import Cpu
     from isa.x86.decode import Insn
 
+_TURNS: Final = 4096  # elements, or runs of them within a page, that one execution of a REP handles at most
 _DR6_BS: Final = 1 << 14  # single step (SDM vol. 3, 17.2.3)
 _PAGE: Final = 0x1000
 _FORMATS: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}  # of `struct`
@@ -168,6 +169,7 @@ def _move(insn: Insn, pc: int) -> Op:
         count = regs[RCX] & mask
         regs[RCX] = regs[RCX] & keep | count
         stepping = cpu.system_flags & TF
+        turns = _TURNS
         while count:
             done = 0 if stepping else bulk(cpu, count)
             if not done:
@@ -177,6 +179,9 @@ def _move(insn: Insn, pc: int) -> Op:
             regs[RCX] = regs[RCX] & keep | count
             if stepping and count:
                 _trap(cpu)
+            turns -= 1
+            if not turns and count:
+                raise Interrupted
 
     return repeat
 
@@ -285,6 +290,7 @@ def _compare(insn: Insn, pc: int) -> Op:
         count = regs[RCX] & mask
         regs[RCX] = regs[RCX] & keep | count
         stepping = cpu.system_flags & TF
+        turns = _TURNS
         while count:
             done, a, b = (0, 0, 0) if stepping else search(cpu, count, while_equal)
             if not done:
@@ -298,6 +304,9 @@ def _compare(insn: Insn, pc: int) -> Op:
             if stepping:
                 _set_flags(cpu, a, b, shape)
                 _trap(cpu)
+            turns -= 1
+            if not turns:
+                raise Interrupted
 
     return repeat
 

@@ -10,6 +10,8 @@ from tests.robustness.runs import check
 ONCE_LOST = {
     113: "a REP OUTS of 4 KiB counted as one instruction: 3,000 of them took half a minute",
     119: "a REX prefix behind another one was taken for the opcode",
+    1_000_361: "a REP with an enormous count on memory-mapped I/O could not be interrupted",
+    1_001_369: "the same in 32-bit code with paging",
     270: "LOOPNE in 16-bit code cut the instruction pointer to 16 bits",
 }
 
