@@ -44,7 +44,7 @@ class GuestFault(Exception):
 
 
 class Interrupted(GuestFault):
-    """Unwinds a repeated instruction that would take too long: it goes on where it stopped when it is executed again."""
+    """Unwinds a repeated instruction that takes long: executed again, it goes on where it stopped."""
 
     def __init__(self) -> None:
         GuestFault.__init__(self, -1)
