@@ -50,13 +50,14 @@ class I8042:
         self._line, self._reset, self._a20 = line, reset, a20
         self.state = ControllerState()
         self._queue: deque[int] = deque()  # bytes on their way to the output buffer
+        self._held: deque[int] = deque()  # scan codes that wait in the keyboard while its interface is disabled
 
     # -- typing ------------------------------------------------------------------------------------------------
 
     def key(self, codes: bytes) -> None:
         """Send raw scan-code bytes of set 1."""
         if self.state.scanning:
-            self._queue.extend(codes)
+            self._held.extend(codes)
             self._update()
 
     def type_text(self, text: str) -> None:
@@ -79,6 +80,9 @@ class I8042:
         self._update()
 
     def _update(self) -> None:
+        if not self.state.config & _CB_DISABLED:
+            self._queue.extend(self._held)
+            self._held.clear()
         self._line.set(bool(self._queue) and bool(self.state.config & _CB_IRQ1))
 
     def read(self, offset: int, size: int) -> int:
@@ -128,6 +132,7 @@ class I8042:
                 s.config |= _CB_DISABLED
             case 0xAE:
                 s.config &= ~_CB_DISABLED
+                self._update()
             case 0xC0:
                 self._answer(0x80)  # not locked
             case 0xD0:
