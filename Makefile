@@ -30,10 +30,13 @@ lint: $(VENV)/ready ## Check style and types
 guests: $(VENV)/ready ## Rebuild the bundled guests
 	$(BIN)/python -m guests.build
 
+verify: $(VENV)/ready ## Compare interpreter and translator on every bundled guest and memtest86+
+	$(BIN)/python -m tests.verify_all
+
 bench: $(VENV)/ready ## Compare the engines, plain Unicorn and QEMU
 	$(BIN)/python -m benchmarks
 
 clean: ## Remove what the targets above made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache dist
 
-.PHONY: help venv run test lint guests bench clean
+.PHONY: help venv run test lint guests verify bench clean

@@ -149,6 +149,23 @@ def blocks(at: int | None, limit: int | None, **options: Any) -> int:
 
 
 @cli.command()
+@guest_options
+@click.option(
+    "--every", type=click.IntRange(min=1), metavar="N", help="Compare after every N instructions, blocks chained."
+)
+@click.option("--json", "json_", is_flag=True, help="One JSON object on standard output.")
+def verify(every: int | None, json_: bool, **options: Any) -> int:
+    """Run GUEST under interpreter and translator in lockstep; end with 1 at the first difference, else with 0.
+
+    The whole state is compared in front of every block, or with --every in steps, blocks being chained, and all RAM from
+    time to time. Guest time comes from the instructions, so that every run is the same.
+    """
+    from emu.cli_verify import verify_guest
+
+    return verify_guest(_config(**options), every, json_)
+
+
+@cli.command()
 @click.option("--json", "json_", is_flag=True, help="As a JSON list.")
 def guests(json_: bool) -> int:
     """List the bundled guests."""

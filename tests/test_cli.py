@@ -20,6 +20,7 @@ from PIL import Image
 from emu.__main__ import main
 from emu.cli import cli
 from guests import catalogue
+from isa.x86.rewrite import Rewriter
 
 SCRIPT = Path(sys.executable).with_name("vemu")
 VEMU = [str(SCRIPT)] if SCRIPT.exists() else [sys.executable, "-m", "emu"]
@@ -422,3 +423,21 @@ def test_an_interrupt_at_any_moment_ends_with_130(little: Little) -> None:
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=10)
         assert (process.returncode, b"Traceback" in err) == (130, False), (milliseconds, err)
+
+
+def test_verify_finds_no_difference(vemu: Vemu) -> None:
+    done = vemu("verify", "hello64")
+    assert (done.code, done.out.startswith("no difference in 426 instructions (")) == (0, True)
+    record = json.loads(vemu("verify", "hello32", "--every", "100", "--json").out)
+    assert (record["divergence"], record["instructions"], record["ending"]) == (None, 426, "debug-exit")
+
+
+def test_verify_reports_a_difference(vemu: Vemu, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Rewriter._constant
+    monkeypatch.setattr(Rewriter, "_constant", lambda self, insn, value: right(self, insn, value + 2))
+    done = vemu("verify", "hello64")
+    assert done.code == 1
+    assert "difference after 2 instructions:" in done.out
+    assert "rsi: interpreted 0x100011, translated 0x100013 (bits 0x2)" in done.out
+    assert "0x100000  lea rsi" in done.out
+    assert "again: vemu" in done.out

@@ -20,7 +20,7 @@ LIBRARIES = {
     "capstone": ("isa.x86.decode",),
     "keystone": ("isa.x86.emit", "guests", "guests.*"),
     "unicorn": ("emu.backends.*",),
-    "rich": ("emu.report", "emu.console"),
+    "rich": ("emu.report", "emu.console", "emu.cli_verify"),
     "click": ("emu.cli", "emu.cli_*", "emu.__main__"),
     "elftools": ("emu.loader.*",),
     "PIL": ("emu.screen",),
