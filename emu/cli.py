@@ -157,8 +157,8 @@ def blocks(at: int | None, limit: int | None, **options: Any) -> int:
 def verify(every: int | None, json_: bool, **options: Any) -> int:
     """Run GUEST under interpreter and translator in lockstep; end with 1 at the first difference, else with 0.
 
-    The whole state is compared in front of every block, or with --every in steps, blocks being chained, and all RAM from
-    time to time. Guest time comes from the instructions, so that every run is the same.
+    The whole state is compared in front of every block, or with --every in steps (blocks being chained), and all RAM
+    from time to time. Guest time comes from the instructions, so that every run is the same.
     """
     from emu.cli_verify import verify_guest
 

@@ -24,6 +24,7 @@ EXCEPTION_NAMES = {
 
 _UNLIMITED = 1 << 62
 _LOOK_NS = 30_000_000  # a running guest is interrupted at least this often: counters in the cache have 32 bits
+_STRETCH = 1_000_000  # instructions between two looks around where time is counted in instructions
 _SHORT = 10_000  # so few instructions are over before anybody could want to interrupt them
 _IDLE_NS = 50_000_000  # longest sleep of a halted guest before the monitor looks around
 
@@ -147,7 +148,8 @@ class Monitor:
                 return Ending(EndReason.INSTRUCTIONS, 124, f"{cpu.retired} instructions executed")
             else:
                 limit = self._limit(end - cpu.retired)
-                if limit > _SHORT:
+                # Where time is counted in instructions, the host's time must not decide where the guest stops.
+                if limit > _SHORT and not isinstance(clock.source, InstructionTime):
                     preempter.arm(self._host_delay(deadline))
                 try:
                     out = engine.run(limit)
@@ -199,11 +201,14 @@ class Monitor:
     def _limit(self, left: int) -> int:
         """Instructions until something is due: exact where time is counted in instructions."""
         source = self._clock.source
+        if not isinstance(source, InstructionTime):
+            return left
+        left = min(left, _STRETCH)
         alarm = self._clock.next_alarm()
-        if isinstance(source, InstructionTime) and alarm is not None:
-            ns = max(alarm - source.now(), 1)
-            return min(left, -(-ns // source.ns_per_instruction))
-        return left
+        if alarm is None:
+            return left
+        ns = max(alarm - source.now(), 1)
+        return min(left, -(-ns // source.ns_per_instruction))
 
     def _host_delay(self, deadline: int | None) -> int:
         """Nanoseconds of host time after which the engine must be interrupted."""
