@@ -32,6 +32,7 @@ _MACHINE_FLAGS = ARITH | DF | NT | AC | ID  # live in the backend's flags regist
 _MAX_BUDGET = (1 << 23) - 1  # what the budget test of translated code can tell from an overdrawn one
 # IN, OUT, RDTSC and plain moves: emulating them does not concern the arithmetic flags.
 _QUIET = frozenset((0xE4, 0xE5, 0xE6, 0xE7, *range(0xEC, 0xF0), 0x0F31, *range(0x88, 0x8C), 0xC6, 0xC7, 0x0FB6, 0x0FB7))
+_ONE_BY_ONE = TF | RF  # the next instruction traps, or clears RF (SDM vol. 3, 17.3.1.1): the interpreter executes it
 _STRAY_STEPS = 64  # instructions interpreted at once where code cannot be translated
 _M32 = 0xFFFFFFFF
 
@@ -98,7 +99,7 @@ class TranslateEngine:
         cpu = self._cpu
         end = cpu.retired + limit
         while cpu.retired < end and not self._interrupted and not cpu.stop_requested:
-            if cpu.system_flags & TF or cpu.shadow:
+            if cpu.system_flags & _ONE_BY_ONE or cpu.shadow:
                 out = self.step()
             else:
                 out = self._run_cache(min(end - cpu.retired, _MAX_BUDGET))
@@ -201,7 +202,6 @@ class TranslateEngine:
             self._flags_stay = False
             self._backend.push(cpu.regs, None)
             return
-        cpu.system_flags &= ~RF  # the first instruction clears it (SDM vol. 3, 17.3.1.1)
         flags = cpu.rflags
         self._words[VIRTUAL_IF >> 2] = flags & IF
         self._backend.push(cpu.regs, flags)
@@ -354,7 +354,7 @@ class TranslateEngine:
     def _go_on(self) -> int:
         """Dispatch to `cpu.rip` with the state in the `Cpu`; leaves the cache where that is not possible."""
         cpu = self._cpu
-        if cpu.system_flags & TF or cpu.retired >= self._end:
+        if cpu.system_flags & _ONE_BY_ONE or cpu.retired >= self._end:
             return self._finish(Budget())
         try:
             pc = self._dispatch()
