@@ -21,6 +21,7 @@ ports                               IRQ
 060, 064 8042 and keyboard            1
 070-071 clock and CMOS                8
 080 POST code, 092 system control A
+0B2-0B3 SMI command, 600-63F power management   9
 0BE BIOS services, 0E9 debug console, 0F4 debug exit
 3C0-3DF VGA, 3F8-3FF COM1             4
 CF8-CFF PCI configuration, CF9 reset
@@ -50,6 +51,8 @@ POST: Final = 0x80
 PORT_92: Final = 0x92
 DEBUGCON: Final = 0xE9
 DEBUG_EXIT: Final = 0xF4
+SMI_COMMAND: Final = 0xB2
+POWER_MANAGEMENT: Final = 0x600
 VGA: Final = 0x3C0
 COM1: Final = 0x3F8
 PCI: Final = 0xCF8

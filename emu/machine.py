@@ -21,6 +21,7 @@ from emu.devices.i8042 import I8042
 from emu.devices.pci import PciConfig
 from emu.devices.pic import PicPair
 from emu.devices.pit import Pit, PortB
+from emu.devices.pm import PowerManagement, SmiCommand
 from emu.devices.port92 import Port92
 from emu.devices.post import PostCode
 from emu.devices.reset import ResetControl
@@ -147,6 +148,7 @@ class Machine:
         self.keyboard = I8042(pic.line(1), self._reset, self._a20)
         self.vga = Vga(self.memory.read_bytes)
         self.post = PostCode()
+        power = PowerManagement(clock, pic.line(9), self._power_off)
         attached: tuple[tuple[int, int, Device, int], ...] = (
             (boards.PIC_MASTER, 2, pic, 0),
             (boards.PIC_SLAVE, 2, pic, 2),
@@ -157,6 +159,8 @@ class Machine:
             (boards.KEYBOARD_STATUS, 1, self.keyboard, 4),
             (boards.RTC, 2, Rtc(clock, pic.line(8), start, config.memory), 0),
             (boards.POST, 1, self.post, 0),
+            (boards.SMI_COMMAND, 2, SmiCommand(power), 0),
+            (boards.POWER_MANAGEMENT, 0x40, power, 0),
             (boards.PORT_92, 1, Port92(self._a20, self._reset), 0),
             (boards.DEBUGCON, 1, DebugConsole(self._debug_written), 0),
             (boards.DEBUG_EXIT, 4, DebugExit(self._debug_exit), 0),
@@ -235,6 +239,9 @@ class Machine:
 
     def _reset(self) -> None:
         self._monitor.end(Ending(EndReason.RESET, 0, "the guest reset the machine"))
+
+    def _power_off(self) -> None:
+        self._monitor.end(Ending(EndReason.POWER_OFF, 0, "the guest switched the machine off"))
 
     def _a20(self, _enabled: bool) -> None:
         """The A20 gate is not modelled: address line 20 always works."""

@@ -270,3 +270,10 @@ def test_public_names(engine: str) -> None:
     assert set(emu.__all__) <= set(dir(emu))
     with pytest.raises(AttributeError, match="nothing"):
         _ = emu.nothing
+
+
+def test_soft_power_off_ends_the_run_with_0(engine: str) -> None:
+    code = bytes.fromhex("66ba0406 66b80020 66ef f4")  # mov dx, 604h; mov ax, 2000h; out dx, ax; hlt
+    with Machine(MachineConfig(code, engine=engine, format="flat", mode=32)) as machine:
+        ending = machine.run().ending
+    assert (ending.reason, ending.code) == (EndReason.POWER_OFF, 0)
