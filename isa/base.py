@@ -35,12 +35,15 @@ class GuestFault(Exception):
 
     `vector` is the architectural vector, `error` the error code (None where the vector pushes none), `cr2` the
     faulting linear address of a page fault, `note` one clause for the triple-fault report ("IDT[14]: not present").
+    `behind` marks one that comes when the instruction is complete (a trap, a fault in the task it switched to): the
+    CPU's state is then already that behind the instruction, which has retired.
     """
 
     vector: int
     error: int | None = None
     cr2: int | None = None
     note: str = ""
+    behind: bool = False
 
 
 class Interrupted(GuestFault):

@@ -21,7 +21,6 @@ LITTLE_GUESTS = {
     "say-spin": "b0 68 e6 e9 b0 69 e6 e9 eb fe",
     "say-wait": "b0 68 e6 e9 b0 69 e6 e9 b0 ff e6 21 fb f4 eb fd",  # halted with interrupts on, all masked
     "chatter": "b0 2e e6 e9 eb fc",  # dots for ever
-    "task": "9c 81 0c 24 00 40 00 00 9d cf",  # for --mode 32: IRET with NT set, a hardware task switch
     # echoes COM1 until 'q', then leaves with status 3
     "echo": "66 ba fd 03 ec a8 01 74 fb b2 f8 ec ee 3c 71 75 ef b0 01 e6 f4 f4",
     # "VGA" in white on blue at the top of the text screen, then status 5

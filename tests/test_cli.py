@@ -46,7 +46,6 @@ Little = Callable[[str], str]
         ("say", ["--fail-on", "h", "--expect", "hi"], 10, "--fail-on"),
         ("triple", [], 6, "triple fault"),
         ("halt", [], 8, "halted"),
-        ("task", ["--mode", "32"], 12, "hardware task"),
         ("spin", ["--timeout", "0.05"], 124, "time-out"),
         ("spin", ["--max-instructions", "1000"], 124, "1000 instructions"),
         ("spin", ["--max-instructions", "0x10", "--deterministic"], 124, "16 instructions"),

@@ -32,7 +32,7 @@ _MACHINE_FLAGS = ARITH | DF | NT | AC | ID  # live in the backend's flags regist
 _MAX_BUDGET = (1 << 23) - 1  # what the budget test of translated code can tell from an overdrawn one
 # IN, OUT, RDTSC and plain moves: emulating them does not concern the arithmetic flags.
 _QUIET = frozenset((0xE4, 0xE5, 0xE6, 0xE7, *range(0xEC, 0xF0), 0x0F31, *range(0x88, 0x8C), 0xC6, 0xC7, 0x0FB6, 0x0FB7))
-_ONE_BY_ONE = TF | RF  # the next instruction traps, or clears RF (SDM vol. 3, 17.3.1.1): the interpreter executes it
+_ONE_BY_ONE = TF | RF  # the next instruction traps, or clears RF (SDM vol. 3, 17.3.1.1)
 _STRAY_STEPS = 64  # instructions interpreted at once where code cannot be translated
 _M32 = 0xFFFFFFFF
 
@@ -99,7 +99,7 @@ class TranslateEngine:
         cpu = self._cpu
         end = cpu.retired + limit
         while cpu.retired < end and not self._interrupted and not cpu.stop_requested:
-            if cpu.system_flags & _ONE_BY_ONE or cpu.shadow:
+            if self._one_by_one() or cpu.shadow:
                 out = self.step()
             else:
                 out = self._run_cache(min(end - cpu.retired, _MAX_BUDGET))
@@ -148,6 +148,10 @@ class TranslateEngine:
         counters.translated_instructions, counters.guest_bytes = cache.guest_instructions, cache.guest_bytes
         counters.host_bytes, counters.invalidated, counters.flushes = cache.host_bytes, cache.invalidated, cache.flushes
         return counters
+
+    def _one_by_one(self) -> bool:
+        """True where something must be looked at behind each instruction: the interpreter executes it."""
+        return bool(self._cpu.system_flags & _ONE_BY_ONE) or self._cpu.watching
 
     # -- entering and leaving the cache ------------------------------------------------------------------------
 
@@ -322,14 +326,14 @@ class TranslateEngine:
             self._interpreter.perform(*piece.bound)
         except GuestFault as fault:
             self._settle_flags()
-            if cpu.rip == start:
+            if not fault.behind:
                 self._account(block, index)
                 self._settle(block, index)
                 if isinstance(fault, Interrupted):
                     self._interrupted = True  # so that the monitor gets to see what the time is
                     return self._finish(Budget())
                 return self._finish(self._fault_exit(fault))
-            self._settle(block, index + 1)  # a single-step trap, behind the instruction
+            self._settle(block, index + 1)
             return self._finish(self._fault_exit(fault))
         self._counters.emulated += 1
         if cpu.halted:
@@ -354,7 +358,7 @@ class TranslateEngine:
     def _go_on(self) -> int:
         """Dispatch to `cpu.rip` with the state in the `Cpu`; leaves the cache where that is not possible."""
         cpu = self._cpu
-        if cpu.system_flags & _ONE_BY_ONE or cpu.retired >= self._end:
+        if self._one_by_one() or cpu.retired >= self._end:
             return self._finish(Budget())
         try:
             pc = self._dispatch()

@@ -29,9 +29,9 @@ def _bound(insn: Insn, pc: int) -> Op:
     def bound(cpu: Cpu) -> None:
         at = address(cpu)
         lower = _signed(cpu.load(seg, at, size), bits)
-        upper = _signed(cpu.load(seg, at + size, size), bits)
         index = _signed(cpu.regs[register] & (1 << bits) - 1, bits)
-        if not lower <= index <= upper:
+        # Processors do not read the upper bound where the lower one is missed.
+        if index < lower or index > _signed(cpu.load(seg, at + size, size), bits):
             raise GuestFault(BR)
 
     return bound

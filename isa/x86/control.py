@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from isa.base import GuestFault
 from isa.x86 import cpuid
+from isa.x86.debug import DR6_BD, DR7_GD
 from isa.x86.descriptors import M32, M64, TSS_BUSY
 from isa.x86.operands import offset
 from isa.x86.paging import PHYSICAL_BITS, check_pdptes
@@ -67,8 +68,8 @@ _CR4_ALWAYS: Final = (
 _CR4_BY_FEATURE: Final = {"umip": CR4_UMIP, "fsgsbase": CR4_FSGSBASE, "smep": CR4_SMEP, "smap": CR4_SMAP}
 CR4_BITS: Final = _CR4_ALWAYS | sum(bit for name, bit in _CR4_BY_FEATURE.items() if cpuid.has(name))
 
-_DR6_FIXED, _DR6_BITS, _DR6_BD = 0xFFFF_0FF0, 0xE00F, 1 << 13  # SDM vol. 3, 17.2.3
-_DR7_FIXED, _DR7_BITS, _DR7_GD = 0x400, 0xFFFF_23FF, 1 << 13  # SDM vol. 3, 17.2.4
+_DR6_FIXED, _DR6_BITS = 0xFFFF_0FF0, 0xE00F  # SDM vol. 3, 17.2.3
+_DR7_FIXED, _DR7_BITS = 0x400, 0xFFFF_23FF  # SDM vol. 3, 17.2.4
 
 
 def _flush(cpu: Cpu) -> None:
@@ -203,13 +204,13 @@ def clts(cpu: Cpu, insn: Insn) -> None:
 
 
 def _dr_number(cpu: Cpu, insn: Insn) -> int:
-    """Checks of both MOV DRn; breakpoints themselves are not modelled, their registers only hold values."""
+    """Checks of both MOV DRn (SDM vol. 3, 17.2)."""
     number = reg_number(insn)
     if number >= 8 or (number in (4, 5) and cpu.cr4 & CR4_DE):
         raise GuestFault(UD)
     require_cpl0(cpu)
-    if cpu.dr[7] & _DR7_GD:
-        cpu.dr[6] |= _DR6_BD
+    if cpu.dr[7] & DR7_GD:
+        cpu.dr[6] |= DR6_BD
         raise GuestFault(DB, note="debug registers are guarded by DR7.GD")
     return number + 2 if number in (4, 5) else number  # aliases of DR6 and DR7 (SDM vol. 3, 17.2.2)
 
@@ -230,6 +231,7 @@ def mov_to_dr(cpu: Cpu, insn: Insn) -> None:
             raise _no(f"DR{number}: reserved bits above 31")
         value = value & _DR6_BITS | _DR6_FIXED if number == 6 else value & _DR7_BITS | _DR7_FIXED
     cpu.dr[number] = value
+    cpu.debug_changed()
 
 
 # -- translations and caches ------------------------------------------------------------------------------------

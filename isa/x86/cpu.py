@@ -6,7 +6,7 @@ import struct
 from typing import Final, Protocol
 
 from isa.base import Access, GuestFault, NativeUnit, Outside, PhysicalMemory
-from isa.x86 import paging, segments
+from isa.x86 import debug, paging, segments
 from isa.x86.state import (
     AC,
     AC_FAULT,
@@ -34,6 +34,7 @@ PARITY: Final = tuple(0 if bin(byte).count("1") & 1 else PF for byte in range(25
 _PLAIN_MASK: Final = 0x9E
 _PLAIN: Final = 0x92
 
+_LARGE_PAGES: Final = (0x200, 0x400, 0x40000)  # sizes in pages of 4 KiB: 2 MiB, 4 MiB, 1 GiB
 _TLB_LIMIT: Final = 1 << 16  # pages a TLB remembers before it starts afresh
 _UNPACK: Final = {
     2: struct.Struct("<H").unpack_from,
@@ -73,12 +74,15 @@ class Cpu(X86State):
     `transferred` is set by a system instruction that chose the next RIP itself although it equals its own address.
     `stop_requested` makes `Interpreter.run` return at the end of the current block; whoever asked clears it.
     `flushes` counts TLB flushes: whoever caches linear addresses compares it.
+    `debug_pending` holds DR6 bits of debug exceptions that wait for the end of the instruction (SDM vol. 3, 24.4.2).
+    `stack_shadow` tells that `shadow`, while it is set, comes from loading SS and holds debug exceptions off as well.
     """
 
     __slots__ = (
-        "_cpl", "_exec_s", "_exec_u", "_none", "_read_s", "_read_u", "_walked", "_write_s", "_write_u", "exec_tlb",
-        "fc", "flushes", "fr", "fs", "fz", "memory", "native", "outside", "ram", "read_tlb", "retired",
-        "stop_requested", "system_flags", "transferred", "write_tlb",
+        "_cpl", "_exec_s", "_exec_u", "_large", "_none", "_read_s", "_read_u", "_walked", "_watched", "_watches",
+        "_write_s", "_write_u", "debug_pending", "exec_tlb", "fc", "flushes", "fr", "fs", "fz", "memory", "native",
+        "outside", "ram", "read_tlb", "retired", "stack_shadow", "stop_requested", "system_flags", "transferred",
+        "write_tlb",
     )  # fmt: skip
 
     def __init__(self, memory: TracedMemory, outside: Outside, native: NativeUnit | None) -> None:
@@ -88,7 +92,10 @@ class Cpu(X86State):
         self.transferred = self.stop_requested = False
         self.fz, self.fr, self.fc, self.fs = 1, 1, 0, 32
         self.system_flags = 2
-        self.flushes = 0
+        self.flushes = self.debug_pending = 0
+        self.stack_shadow = False
+        self._watches: tuple[debug.Watch, ...] = ()
+        self._watched: frozenset[int] = frozenset()  # linear pages with data breakpoints, which the TLBs leave out
         # One TLB per kind of access and privilege: U (user) and S (supervisor); the three public ones serve CPL.
         self._read_u: Tlb = {}
         self._read_s: Tlb = {}
@@ -98,6 +105,7 @@ class Cpu(X86State):
         self._exec_s: Tlb = {}
         # All translations since the last flush, also those of MMIO and of watched pages, which the TLBs leave out.
         self._walked: dict[tuple[int, Access, bool], int] = {}
+        self._large: dict[int, int] = {}  # first linear page of each larger page in the TLBs -> its size in pages
         self._none: Tlb = {}  # stays empty: sends every access through the checks of the slow path
         self.read_tlb, self.write_tlb, self.exec_tlb = self._read_s, self._write_s, self._exec_s
         self._cpl = 0
@@ -162,18 +170,58 @@ class Cpu(X86State):
         """True where misaligned accesses fault (SDM vol. 3, 6.15, #AC)."""
         return self._cpl == 3 and bool(self.system_flags & AC) and bool(self.cr0 & CR0_AM)
 
+    # -- breakpoints --------------------------------------------------------------------------------------------
+
+    @property
+    def watching(self) -> bool:
+        """True where every instruction must be executed by `Interpreter.step`, because of a breakpoint.
+
+        Either DR7 enables one, or a debug exception waits for the next instruction boundary.
+        """
+        return bool(self.dr[7] & debug.DR7_ENABLES or self.debug_pending)
+
+    def debug_changed(self) -> None:
+        """DR0 to DR3 or DR7 changed: accesses to pages with data breakpoints take the slow path, which looks."""
+        watches = debug.data_watches(self.dr)
+        if watches != self._watches:
+            self._watches = watches
+            self._watched = frozenset(watch.first >> 12 for watch in watches)
+            for tlb in (self._read_u, self._read_s, self._write_u, self._write_s):
+                tlb.clear()
+
+    def touched(self, linear: int, size: int, write: bool) -> None:
+        """The guest's program accessed memory: remember the data breakpoints that this met."""
+        for watch in self._watches:
+            if linear <= watch.last and watch.first < linear + size and (write or not watch.writes_only):
+                self.debug_pending |= watch.bit
+
     # -- the TLB ------------------------------------------------------------------------------------------------
 
     def flush_tlb(self, linear: int | None) -> None:
-        """Forget the translation of the page of `linear`, or of all pages (after a change of CR0, CR3, CR4 or EFER)."""
+        """Forget the translation of the page of `linear`, or of all pages (after a change of CR0, CR3, CR4 or EFER).
+
+        All of a large page is forgotten, since an address within any part of it names it (SDM vol. 3, 4.10.4.1).
+        """
         self.flushes += 1
+        pages = range(0) if linear is None else self._translated_with(linear >> 12)
         for tlb in (self._read_u, self._read_s, self._write_u, self._write_s, self._exec_u, self._exec_s):
-            if linear is None:
+            if linear is None or len(pages) > len(tlb):
                 tlb.clear()
             else:
-                tlb.pop(linear >> 12, None)
+                for page in pages:
+                    tlb.pop(page, None)
+        if linear is None:
+            self._large.clear()
         self._walked.clear()
         self._select()
+
+    def _translated_with(self, page: int) -> range:
+        """The linear pages whose translation may have come from the same page-table entry as that of `page`."""
+        for count in _LARGE_PAGES:
+            first = page & -count
+            if self._large.get(first) == count:
+                return range(first, first + count)
+        return range(page, page + 1)
 
     def page_watched(self, page: int, watched: bool = True) -> None:
         """Guest-physical page number `page` became watched (or no longer is): writes to it must find their way anew."""
@@ -193,13 +241,17 @@ class Cpu(X86State):
         key = (linear >> 12, access, user)
         page = self._walked.get(key)
         if page is None:
-            page = paging.translate(self, linear, access, user).gpa & ~0xFFF
+            mapping = paging.translate(self, linear, access, user)
+            page = mapping.gpa & ~0xFFF
+            if mapping.size > 0x1000:
+                self._large[(linear & -mapping.size) >> 12] = mapping.size >> 12
             if len(self._walked) >= _TLB_LIMIT:
                 self._walked.clear()
             self._walked[key] = page
         gpa = page | linear & 0xFFF
         offset = self.memory.ram_offset(gpa)
-        if offset >= 0 and (access is not Access.WRITE or not self.memory.watched(gpa)):
+        open_ = access is not Access.WRITE or not self.memory.watched(gpa)
+        if offset >= 0 and open_ and (access is Access.EXECUTE or linear >> 12 not in self._watched):
             tlb = self._tlb(access, user)
             if len(tlb) >= _TLB_LIMIT:
                 tlb.clear()
@@ -280,13 +332,16 @@ class Cpu(X86State):
         """Read `n` bytes (any number) at `offset` in `seg`; raises GuestFault."""
         linear = segments.linearize(self, seg, offset, n, False)
         pieces = self._pieces(linear, n, Access.READ, self._cpl == 3)
+        self.touched(linear, n, False)
         return b"".join(self._read_piece(gpa, length) for gpa, length in pieces)
 
     def store_bytes(self, seg: int, offset: int, data: bytes) -> None:
         """Write `data` (any length) at `offset` in `seg`; on a GuestFault nothing is written."""
         linear = segments.linearize(self, seg, offset, len(data), True)
         done = 0
-        for gpa, length in self._pieces(linear, len(data), Access.WRITE, self._cpl == 3):
+        pieces = self._pieces(linear, len(data), Access.WRITE, self._cpl == 3)
+        self.touched(linear, len(data), True)
+        for gpa, length in pieces:
             for at in range(0, length, 8):
                 part = data[done + at : done + min(at + 8, length)]
                 self._scatter([(gpa + at, len(part))], int.from_bytes(part, "little"))
@@ -306,6 +361,10 @@ class Cpu(X86State):
         """Write 1..8 bytes at a linear address; `user` as for `load_linear`."""
         as_user = self._cpl == 3 if user is None else user
         self._scatter(self._pieces(linear, size, Access.WRITE, as_user), value)
+
+    def reach_linear(self, linear: int, size: int, access: Access) -> None:
+        """Raise the page fault of a system access to any number of bytes, if there is one."""
+        self._pieces(linear, size, access, False)
 
     def fetch(self, linear: int) -> bytes:
         """Up to 15 bytes of code at `linear`, fewer where the next page is not executable; GuestFault for the first."""
@@ -329,21 +388,31 @@ class Cpu(X86State):
 
     # -- slow paths ---------------------------------------------------------------------------------------------
 
-    def _check_alignment(self, linear: int, size: int) -> None:
+    def check_alignment(self, linear: int, size: int) -> None:
+        """Raise #AC for an access that wants alignment to `size` bytes, where such accesses are checked."""
         if size in MASKS and linear & size - 1 and self._aligning():
             raise GuestFault(AC_FAULT, 0)
 
     def _load(self, linear: int, size: int) -> int:
-        self._check_alignment(linear, size)
-        return self._gather(self._pieces(linear, size, Access.READ, self._cpl == 3))
+        self.check_alignment(linear, size)
+        pieces = self._pieces(linear, size, Access.READ, self._cpl == 3)
+        if self._watches:
+            self.touched(linear, size, False)
+        return self._gather(pieces)
 
     def _load_rmw(self, linear: int, size: int) -> int:
-        self._check_alignment(linear, size)
-        return self._gather(self._pieces(linear, size, Access.WRITE, self._cpl == 3))
+        self.check_alignment(linear, size)
+        pieces = self._pieces(linear, size, Access.WRITE, self._cpl == 3)
+        if self._watches:
+            self.touched(linear, size, False)
+        return self._gather(pieces)
 
     def _store(self, linear: int, size: int, value: int) -> None:
-        self._check_alignment(linear, size)
-        self._scatter(self._pieces(linear, size, Access.WRITE, self._cpl == 3), value)
+        self.check_alignment(linear, size)
+        pieces = self._pieces(linear, size, Access.WRITE, self._cpl == 3)
+        if self._watches:
+            self.touched(linear, size, True)
+        self._scatter(pieces, value)
 
     def _gather(self, pieces: list[tuple[int, int]]) -> int:
         value = done = 0

@@ -16,6 +16,7 @@ from capstone import x86_const as cx
 from capstone.x86 import CsX86, X86Op
 
 from isa.base import Flow
+from isa.x86 import standin
 from isa.x86 import state as s
 
 MAX_LENGTH: Final = 15  # SDM vol. 2, 2.3.11
@@ -55,8 +56,24 @@ RIP_BASE: Final = 16
 
 # Opcodes for which 66 is an operand-size prefix and nothing else.
 _SIZED: Final = frozenset(
-    (*range(0x100), *range(0x0F40, 0x0F50), *range(0x0FA3, 0x0FAE), *range(0x0FAF, 0x0FC2), *range(0x0FC8, 0x0FD0))
+    (
+        *range(0x100),
+        *range(0x0F40, 0x0F50),
+        *range(0x0FA3, 0x0FAE),
+        *range(0x0FAF, 0x0FC2),
+        *range(0x0FC8, 0x0FD0),
+        0x0F38F0,
+        0x0F38F1,
+    )
 )
+
+
+_LOW: Final = s.SF | s.ZF | s.AF | s.PF | s.CF
+# Flags read and written where capstone is wrong: it takes CMPPS and CMPSD for integer compares.
+_FLAGS: Final = {
+    0x0FC2: (0, 0), 0x27: (s.AF | s.CF, s.ARITH), 0x2F: (s.AF | s.CF, s.ARITH), 0x37: (s.AF, s.ARITH),
+    0x3F: (s.AF, s.ARITH), 0x9E: (0, _LOW), 0x9F: (_LOW, 0),
+}  # fmt: skip
 
 
 class Insn:
@@ -223,6 +240,21 @@ _WORDS = capstone._cs_insn.detail.offset - _WORDS_AT
 _DETAIL_BYTES = ctypes.sizeof(capstone._cs_detail)
 
 
+def _copied(found: Insn) -> Insn:
+    insn = Insn()
+    for name in Insn.__slots__:
+        setattr(insn, name, getattr(found, name))
+    insn._operands = None
+    return insn
+
+
+def _shift(insn: Insn, by: int) -> None:
+    """Move the offsets into `raw`, those that are there."""
+    for name in ("opcode_at", "modrm_at", "disp_at", "imm_at"):
+        at = getattr(insn, name)
+        setattr(insn, name, at + by if at else 0)
+
+
 class Decoder:
     """Decodes one mode (16, 32 or 64 bit) and remembers what it decoded."""
 
@@ -261,6 +293,7 @@ class Decoder:
         )
         self._start = ctypes.addressof(self._buffer)
         self._memo: dict[bytes, Insn] = {}
+        self._wide: Decoder | None = None
 
     def decode(self, code: bytes) -> Insn | None:
         """Decode the first instruction in `code` (15 bytes are enough).
@@ -276,14 +309,23 @@ class Decoder:
         self._code.value = self._start
         self._left.value = len(code)
         self._address.value = 0
-        if not self._iterate(*self._args):
+        other = standin.as_32(code) if self.mode == 16 else None
+        better = standin.preferred(code) if self.mode == 64 else None
+        if other is not None:
+            translated = self._through_32(code, *other)
+        elif better is not None:
+            translated = self._through(code, better)
+        elif not self._iterate(*self._args):
+            translated = self._through(code, standin.equivalent(code, self.mode))
+        else:
+            translated = self._build(code)
+            if translated.rex & 8 and translated.opcode in _SIZED and 0x66 in translated.raw[: translated.opcode_at]:
+                translated = self._without_66(code, translated)
+        if translated is None:
             if len(code) < MAX_LENGTH:
                 return None
-            insn = self._invalid(code)
-        else:
-            insn = self._build(code)
-            if insn.rex & 8 and insn.opcode in _SIZED and 0x66 in insn.raw[: insn.opcode_at]:
-                insn = self._without_66(code, insn)
+            translated = self._invalid(code)
+        insn = translated
         if len(self._memo) > 200_000:  # bounds memory when a guest executes random bytes
             self._memo.clear()
         self._memo[code] = insn
@@ -306,13 +348,35 @@ class Decoder:
         found = self.decode((code[:at] + code[at + 1 :]).ljust(MAX_LENGTH, b"\x90"))
         if found is None or found.opcode != wrong.opcode:
             return wrong
-        insn = Insn()
-        for name in Insn.__slots__:
-            setattr(insn, name, getattr(found, name))
+        insn = _copied(found)
         insn.raw, insn.size = code[: found.size + 1], found.size + 1
-        for name in ("opcode_at", "modrm_at", "disp_at", "imm_at"):
-            setattr(insn, name, getattr(found, name) + 1 if getattr(found, name) else 0)
-        insn._operands = None
+        _shift(insn, 1)
+        return insn
+
+    def _through(self, code: bytes, same: bytes | None) -> Insn | None:
+        """Decode by `same`, which is as long and means the same; None where that is no (whole) instruction either."""
+        found = self.decode(same) if same is not None and same != code else None
+        if found is None or found.flow is Flow.INVALID:
+            return None
+        insn = _copied(found)
+        insn.raw = code[: found.size]
+        self._prefixes(insn, insn.raw)
+        self._opcode(insn, insn.raw)
+        insn.modrm = insn.raw[insn.modrm_at] if insn.modrm_at else -1
+        return insn
+
+    def _through_32(self, code: bytes, same: bytes, longer: int) -> Insn | None:
+        """Decode 16-bit code by `same`, which means it in 32-bit code and is `longer` by so many bytes."""
+        if self._wide is None:
+            self._wide = Decoder(32)
+        found = self._wide.decode(same)
+        if found is None or found.flow is Flow.INVALID:
+            return None
+        insn = _copied(found)
+        insn.mode, insn.size = 16, found.size - longer
+        insn.raw = code[: insn.size]
+        _shift(insn, -longer)
+        self._prefixes(insn, insn.raw)
         return insn
 
     def _build(self, code: bytes) -> Insn:
@@ -335,6 +399,8 @@ class Decoder:
             insn.flags_read, insn.flags_written = s.ARITH, 0
         else:
             insn.flags_read, insn.flags_written = _flags_of(eflags)
+        if insn.opcode in _FLAGS:
+            insn.flags_read, insn.flags_written = _FLAGS[insn.opcode]
         insn.flow = _flow(insn)
         if insn.flow in (Flow.JUMP, Flow.BRANCH, Flow.CALL) and not insn.imm_size:
             insn.imm_size = insn.size - insn.opcode_at - (1 if insn.opcode < 0x100 else 2)
@@ -407,7 +473,9 @@ def _operand(insn: Insn, n: int) -> Operand:
     if kind == cx.X86_OP_MEM:
         base_number = RIP_BASE if base in _RIPS else _GENERAL[base][0] if base in _GENERAL else -1
         index_number = _GENERAL[index][0] if index in _GENERAL else -1
-        if first in _SEGS:  # an override, or the implicit ES of string destinations
+        if first in _SEGS and (
+            insn.mode != 64 or _SEGS[first] >= s.FS
+        ):  # an override, or the ES of string destinations
             segment = _SEGS[first]
         elif insn.seg >= 0:
             segment = insn.seg

@@ -1,20 +1,16 @@
-"""Far JMP and far CALL: to code segments, conforming or not, and through call gates (SDM vol. 3, 5.8)."""
+"""Far JMP and far CALL: to code segments, conforming or not, through call gates (SDM vol. 3, 5.8), and to tasks."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from isa.base import GuestFault, Unimplemented
+from isa.base import GuestFault
+from isa.x86 import tasks
 from isa.x86.descriptors import (
     CALL_GATE,
     CALL_GATE16,
     M32,
     M64,
-    TASK_GATE,
-    TSS,
-    TSS16,
-    TSS16_BUSY,
-    TSS_BUSY,
     Descriptor,
     fetch,
     fetch_system,
@@ -46,6 +42,9 @@ def far_jmp(cpu: Cpu, insn: Insn) -> None:
         _go(cpu, cs, check_target(cpu, cs, rip))
         return
     found = _target(cpu, selector)
+    if found.system and found.type in tasks.KINDS:
+        tasks.transfer(cpu, found, tasks.Cause.JUMP, following(cpu, insn))
+        return
     if found.system:
         found, rip = _through_gate(cpu, found)
         if found.dpl > cpu.cpl if found.conforming else found.dpl != cpu.cpl:
@@ -69,6 +68,9 @@ def far_call(cpu: Cpu, insn: Insn) -> None:
     if not found.system:
         _check_direct(cpu, found)
         _call(cpu, code_segment(cpu, found, cpu.cpl), rip, back, size)
+        return
+    if found.type in tasks.KINDS:
+        tasks.transfer(cpu, found, tasks.Cause.NEST, back)
         return
     gate = found
     found, rip = _through_gate(cpu, gate)
@@ -97,7 +99,7 @@ def _pointer(cpu: Cpu, insn: Insn) -> tuple[int, int]:
 
 
 def _target(cpu: Cpu, selector: int) -> Descriptor:
-    """The descriptor a far transfer names: a code segment or a call gate."""
+    """The descriptor a far transfer names: a code segment, a call gate, or outside IA-32e mode a task gate or TSS."""
     if null(selector):
         raise GuestFault(GP, 0, note="far transfer to a null selector")
     found = fetch(cpu, selector)
@@ -105,14 +107,11 @@ def _target(cpu: Cpu, selector: int) -> Descriptor:
         return found
     kind = found.type
     if found.system and not cpu.long_mode:
-        if kind in (TSS, TSS16, TSS_BUSY, TSS16_BUSY, TASK_GATE):
-            what = "task gate" if kind == TASK_GATE else "TSS"
-            raise Unimplemented(f"far transfer to a {what}, selector {selector:#06x} (hardware task switch)")
-        if kind in (CALL_GATE, CALL_GATE16):
+        if kind in (CALL_GATE, CALL_GATE16) or kind in tasks.KINDS:
             return found
     elif found.system and kind == CALL_GATE:
         return fetch_system(cpu, selector)
-    raise selector_fault(GP, selector, "far transfer to neither a code segment nor a call gate")
+    raise selector_fault(GP, selector, "far transfer to neither a code segment nor a gate or TSS")
 
 
 def _check_direct(cpu: Cpu, code: Descriptor) -> None:

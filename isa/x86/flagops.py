@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from isa.base import GuestFault
 from isa.x86 import cpuid, stack
+from isa.x86.debug import DR6_BS
 from isa.x86.fartransfer import following
 from isa.x86.interrupts import Event, deliver
 from isa.x86.privilege import require_cpl0, require_iopl
@@ -34,7 +35,7 @@ def sti(cpu: Cpu, insn: Insn) -> None:
     require_iopl(cpu)
     if not cpu.system_flags & IF:
         cpu.system_flags |= IF
-        cpu.shadow = True
+        cpu.shadow, cpu.stack_shadow = True, False
 
 
 def pushf(cpu: Cpu, insn: Insn) -> None:
@@ -71,6 +72,7 @@ def hlt(cpu: Cpu, insn: Insn) -> None:
 
 def _interrupt(cpu: Cpu, insn: Insn, vector: int, event: Event) -> None:
     deliver(cpu, vector, None, event, following(cpu, insn))
+    cpu.debug_pending &= ~DR6_BS  # clearing TF, it is not followed by a single-step trap (SDM vol. 3, 17.3.1.4)
     cpu.transferred = True
 
 

@@ -68,6 +68,7 @@ class Frame:
                         fault.note = f"stack push at {at:#x} faulted"
                         raise
         for linear, size, value in self._items:
+            cpu.touched(linear, size, True)
             first = min(size, 0x1000 - (linear & 0xFFF))
             cpu.memory.write(pages[linear & ~0xFFF] | linear & 0xFFF, first, value & (1 << first * 8) - 1)
             if first < size:

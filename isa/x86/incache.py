@@ -46,7 +46,7 @@ def emulate(name: str, emit: Emitter, insn: Insn, user: bool, iopl: int) -> Sequ
     if name == "pushf":
         return _pushf(emit, insn, iopl)
     assert name == "popf"
-    return _popf(emit, user, iopl)
+    return _popf(emit, insn, user, iopl)
 
 
 def _sti(emit: Emitter) -> Sequence:
@@ -77,7 +77,7 @@ def _pushf(emit: Emitter, insn: Insn, iopl: int) -> Sequence:
     return Sequence()
 
 
-def _popf(emit: Emitter, user: bool, iopl: int) -> Sequence:
+def _popf(emit: Emitter, insn: Insn, user: bool, iopl: int) -> Sequence:
     """POPF at CPL 0 sets IF; above IOPL it does not. TF and NT, and an interrupt waiting for IF, need the monitor.
 
     The flags may be clobbered once the stack was read: POPF replaces all of them.
@@ -86,7 +86,9 @@ def _popf(emit: Emitter, user: bool, iopl: int) -> Sequence:
     leave = len(emit.target.layout.leave)
     emit.spill(RCX, 0)
     start = emit.at
-    emit.raw(b"\x8b\x0c\x24")  # mov ecx, [rsp]
+    wide = b"\x48" if insn.mode == 64 else b""
+    # All that POPF reads, because it must not fault behind the change of the flags: mov rcx, [rsp]
+    emit.raw(wide + b"\x8b\x0c\x24")
     special = TF | NT
     if not user:
         special |= IOPL  # a change of IOPL changes the mode of every following block

@@ -13,6 +13,7 @@ from isa.x86 import (
     bits,
     bound,
     branch,
+    debug,
     exchange,
     move,
     muldiv,
@@ -28,11 +29,10 @@ from isa.x86.blocks import Block, BlockKey, BlockStore
 from isa.x86.cpu import MASK32, MASK64, Cpu
 from isa.x86.decode import Decoder, Insn
 from isa.x86.operands import Binder, Op
-from isa.x86.state import CS, DB, GP, IF, RF, TF, UD
+from isa.x86.state import CS, GP, IF, RF, TF, UD
 
 VEX: Final = 1 << 24  # added to the opcode of a VEX-encoded instruction in the keys of BINDERS
 MAX_BLOCK: Final = 64
-_DR6_BS: Final = 1 << 14  # single step (SDM vol. 3, 17.2.3)
 _BOUND_LIMIT: Final = 50_000
 _PREFIXES: Final = frozenset((0x66, 0x67, 0xF0, 0xF2, 0xF3, 0x2E, 0x36, 0x3E, 0x26, 0x64, 0x65))
 
@@ -136,9 +136,12 @@ class Interpreter:
     def step(self) -> None:
         """Execute exactly one instruction at `cpu.rip`; raises GuestFault with `cpu.rip` on it and nothing changed.
 
-        A single-step trap (TF) is the exception: it raises GuestFault 1 after the instruction, with RIP behind it.
+        A fault with `behind` set is the exception: it comes after the instruction, as traps of single steps (TF) and
+        breakpoints do.
         """
         try:
+            if self.cpu.watching:
+                self._check_breakpoints()
             operation, size = self._bound_at(self.cpu.rip)
         except GuestFault:
             self.cpu.shadow = False  # delivering the fault ends it
@@ -149,23 +152,40 @@ class Interpreter:
         """`step` for an instruction that is known already: what `bound` gave for it at `cpu.rip`."""
         cpu = self.cpu
         pc, shadow, flags = cpu.rip, cpu.shadow, cpu.system_flags
+        if flags & (TF | RF):
+            cpu.system_flags = flags & ~RF  # at once, so that an instruction that loads RF keeps it
+            if flags & TF:
+                cpu.debug_pending |= debug.DR6_BS
         try:
             operation(cpu)
-        except GuestFault:
-            cpu.rip, cpu.transferred = pc, False
-            cpu.shadow = False
+        except GuestFault as fault:
+            cpu.transferred = cpu.shadow = False
+            if fault.behind:
+                cpu.retired += 1
+            else:
+                cpu.rip = pc
+                cpu.system_flags |= flags & RF
+            cpu.debug_pending = 0
             raise
         if size:
             cpu.rip = pc + size & (MASK64 if cpu.mode == 64 else MASK32)
         cpu.retired += 1
         if shadow:
             cpu.shadow = False
-        if flags & RF:
-            cpu.system_flags &= ~RF
-        # An instruction that clears TF on its way to a handler (INT n, SYSCALL) is not followed by the trap.
-        if flags & TF and cpu.system_flags & TF:
-            cpu.dr[6] |= _DR6_BS
-            raise GuestFault(DB)
+        if cpu.debug_pending and not (cpu.shadow and cpu.stack_shadow):
+            raise debug.exception(cpu, True)
+
+    def _check_breakpoints(self) -> None:
+        """Raise the #DB that comes before the instruction at RIP, or before it is even fetched (SDM vol. 3, 6.9)."""
+        cpu = self.cpu
+        if cpu.shadow and cpu.stack_shadow:
+            return  # SDM vol. 3, 6.8.3
+        if cpu.debug_pending:  # met while an event was delivered, or by the task switch that did so
+            raise debug.exception(cpu, True)
+        if not cpu.system_flags & RF:
+            cpu.debug_pending = debug.instruction_hits(cpu, cpu.code_linear(cpu.rip))
+            if cpu.debug_pending:
+                raise debug.exception(cpu, False)
 
     def bound(self, insn: Insn, pc: int) -> tuple[Op, int]:
         """The closure that executes `insn` at `pc`, and its size where it is straight-line code (else 0)."""
@@ -222,10 +242,10 @@ class Interpreter:
         cpu, store = self.cpu, self._store
         start, end = cpu.retired, cpu.retired + limit
         while cpu.retired < end:
-            if cpu.shadow or cpu.system_flags & (TF | RF):
-                shadow = cpu.shadow
+            if cpu.shadow or cpu.system_flags & (TF | RF) or cpu.watching:
+                shadow, interrupts = cpu.shadow, cpu.system_flags & IF
                 self.step()
-                if shadow or cpu.stop_requested or cpu.halted:
+                if shadow or cpu.stop_requested or cpu.halted or cpu.system_flags & IF & ~interrupts:
                     break
                 continue
             if cpu.flushes != self._flushes:
@@ -261,10 +281,14 @@ class Interpreter:
             try:
                 for operation in cursor:
                     operation(cpu)
-            except GuestFault:
+            except GuestFault as fault:
                 done = len(operations) - length_hint(cursor) - 1
-                cpu.rip, cpu.transferred = block.pcs[done], False
+                cpu.transferred = False
                 cpu.retired += done
+                if fault.behind:
+                    cpu.retired += 1
+                else:
+                    cpu.rip = block.pcs[done]
                 raise
             finally:
                 store.running = None

@@ -5,7 +5,9 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING, Final
 
-from isa.base import GuestFault, Unimplemented
+from isa.base import GuestFault
+from isa.x86 import tasks
+from isa.x86.debug import DR7_GD
 from isa.x86.descriptors import (
     INTERRUPT_GATE,
     INTERRUPT_GATE16,
@@ -65,7 +67,6 @@ if TYPE_CHECKING:
     from isa.x86.cpu import Cpu
 
 _IDT: Final = 2  # error-code bit: the index is that of an IDT entry (SDM vol. 3, 6.13)
-_DR7_GD: Final = 1 << 13
 _INT1: Final = 1
 # Exceptions of the fault class: RF is set in the pushed image, so that an instruction breakpoint does not hit again
 # (SDM vol. 3, 17.3.1.1). #DB is left out: the CPU raises it here only as a trap or for DR7.GD, which RF does not mask.
@@ -86,7 +87,7 @@ def deliver(cpu: Cpu, vector: int, error: int | None, event: Event, return_rip: 
     """Deliver one event through the guest's table; raises the GuestFault of doing so, with nothing changed.
 
     `error` is the error code to push or None; `return_rip` the RIP to push (that of the CPU unless given). Ends HLT and
-    an interrupt shadow. Raises Unimplemented for a task gate.
+    an interrupt shadow. A fault of the task that a task gate switched to has `behind` set: the switch is done.
     """
     rip = cpu.rip if return_rip is None else return_rip
     flags = cpu.rflags
@@ -104,7 +105,7 @@ def deliver(cpu: Cpu, vector: int, error: int | None, event: Event, return_rip: 
             fault.note += "; lidt was never executed"
         raise
     if vector == DB and event in (Event.EXCEPTION, Event.TRAP):
-        cpu.dr[7] &= ~_DR7_GD  # the handler may use the debug registers (SDM vol. 3, 17.2.4)
+        cpu.dr[7] &= ~DR7_GD  # the handler may use the debug registers (SDM vol. 3, 17.2.4)
     cpu.shadow = cpu.halted = False
 
 
@@ -153,8 +154,6 @@ def _read_gate(cpu: Cpu, vector: int, event: Event, ext: int) -> Descriptor:
         raise GuestFault(GP, error, note=f"IDT[{vector}]: gate DPL {gate.dpl} is below CPL {cpu.cpl}")
     if not gate.present:
         raise GuestFault(NP, error, note=f"IDT[{vector}]: gate not present")
-    if gate.type == TASK_GATE:
-        raise Unimplemented(f"task gate in IDT[{vector}] (hardware task switch)")
     return gate
 
 
@@ -183,6 +182,10 @@ def _handler_code(cpu: Cpu, gate: Descriptor, vector: int, ext: int) -> Descript
 def _through_idt(cpu: Cpu, vector: int, error: int | None, event: Event, rip: int, image: int) -> None:
     ext = int(event is Event.HARDWARE or event is Event.EXCEPTION or (event is Event.TRAP and vector == _INT1))
     gate = _read_gate(cpu, vector, event, ext)
+    if gate.type == TASK_GATE:
+        task = tasks.gate_target(cpu, gate.gate_selector, ext)
+        tasks.switch(cpu, task, tasks.Cause.NEST, rip, image, ext, error)
+        return
     code = _handler_code(cpu, gate, vector, ext)
     cpl = cpu.cpl if code.conforming else code.dpl
     cs = code_segment(cpu, code, cpl)

@@ -6,6 +6,7 @@ The architectural checks in front of it (CR0, CR4.OSFXSR, pending x87 exceptions
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from isa.base import Access, GuestFault, NativeUnit
@@ -25,152 +26,47 @@ from isa.x86.state import (
     CR4_OSFXSR,
     CR4_OSXMMEXCPT,
     DS,
+    FS,
     GP,
     NM,
     OF,
+    RAX,
     RDI,
+    RDX,
     SF,
     UD,
     XM,
 )
+from isa.x86.vector import (
+    CONVERT,
+    EXPLICIT_LENGTHS,
+    GROUP15,
+    MASKMOV,
+    MOVNTI,
+    TOUCH_MMX,
+    WAIT,
+    doubles_source,
+    encode,
+    has_66,
+    is_mmx,
+    is_sse,
+    is_vector,
+    is_x87,
+    memory_size,
+    needs_alignment,
+    source_register,
+    stores,
+    waits_for_x87,
+)
 from isa.x86.vex import undefined
 
-_WAIT: Final = 0x9B
-_MOVNTI: Final = 0x0FC3
-_MASKMOV: Final = 0x0FF7
-_COMISD: Final = 0x0F2F
-_GROUP15: Final = 0x0FAE  # /0 FXSAVE, /1 FXRSTOR, /2 LDMXCSR, /3 STMXCSR
+Lengths = Callable[[list[int]], list[int]]
+
 _MXCSR_MASK: Final = 0xFFFF
 # The FXSAVE image (SDM vol. 1, table 10-2).
 _STATUS_AT, _MXCSR_AT, _MM_AT, _XMM_AT, _XMM8_AT, _IMAGE_END = 2, 24, 32, 160, 288, 416
 # Where a stored environment or image has the last instruction's opcode and pointers, by its size (SDM vol. 1, 8.1.10).
 _POINTERS: Final = {14: (6, 14), 94: (6, 14), 28: (12, 28), 108: (12, 28), 512: (6, 24)}
-_TOUCH_MMX: Final = b"\x0f\x6f\xc0"  # movq mm0, mm0: what any MMX instruction does to the x87 top and tags
-
-
-def is_vector(insn: Insn) -> bool:
-    """True for x87, MMX and SSE instructions, FXSAVE, FXRSTOR, LDMXCSR and STMXCSR included."""
-    op = insn.opcode
-    if insn.vex:
-        return False
-    if 0xD8 <= op <= 0xDF or op == _WAIT:
-        return True
-    if 0x0F3800 <= op <= 0x0F38EF or 0x0F3A00 <= op <= 0x0F3AFF:
-        return True
-    if 0x0F10 <= op <= 0x0F17 or 0x0F28 <= op <= 0x0F2F or 0x0F50 <= op <= 0x0F77 or 0x0F7C <= op <= 0x0F7F:
-        return True
-    if 0x0FD0 <= op <= 0x0FFE or op in (0x0FC2, 0x0FC3, 0x0FC4, 0x0FC5, 0x0FC6):
-        return True
-    return op == _GROUP15 and insn.modrm < 0xC0 and insn.reg_field < 4
-
-
-# -- what an instruction is ------------------------------------------------------------------------------------------
-
-# x87 memory forms that store: opcode -> ModRM.reg values (SDM vol. 2, appendix A.5).
-_X87_STORES: Final = {0xD9: (2, 3, 6, 7), 0xDB: (1, 2, 3, 7), 0xDD: (1, 2, 3, 6, 7), 0xDF: (1, 2, 3, 6, 7)}
-_X87_SIZES: Final = {
-    0xD8: (4,) * 8, 0xD9: (4, 0, 4, 4, -14, 2, -14, 2), 0xDA: (4,) * 8, 0xDB: (4, 4, 4, 4, 0, 10, 0, 10),
-    0xDC: (8,) * 8, 0xDD: (8, 8, 8, 8, -94, 0, -94, 2), 0xDE: (2,) * 8, 0xDF: (2, 2, 2, 2, 10, 8, 10, 8),
-}  # fmt: skip
-_WIDE_ENVIRONMENT: Final = {-14: 28, -94: 108}
-# x87 instructions that do not wait for pending exceptions: memory forms by ModRM.reg, others by ModRM.
-_NO_WAIT: Final = {0xD9: (6, 7), 0xDD: (6, 7)}  # FNSTENV FNSTCW, FNSAVE FNSTSW
-_NO_WAIT_MODRM: Final = {0xDB: range(0xE0, 0xE5), 0xDF: (0xE0,)}  # FNENI FNDISI FNCLEX FNINIT FNSETPM, FNSTSW AX
-_SSE_STORES: Final = {0x0F11, 0x0F13, 0x0F17, 0x0F29, 0x0F2B, 0x0F7F, 0x0FD6, 0x0FE7}
-_SSE_IMMEDIATE: Final = {0x0F70, 0x0F71, 0x0F72, 0x0F73, 0x0FC2, 0x0FC4, 0x0FC5, 0x0FC6}
-# 16-byte operands that need no alignment: MOVUPS/D, MOVDQU, LDDQU, PCMPxSTRx (SDM vol. 2).
-_UNALIGNED: Final = {0x0F10, 0x0F11, 0x0FF0, *range(0x0F3A60, 0x0F3A64)}
-_CONVERT_MMX: Final = (0x0F2A, 0x0F2C, 0x0F2D)  # CVT(T) between XMM and MMX without F2 or F3
-_MMX_RANGES: Final = (*range(0x0F60, 0x0F80), *range(0x0FD1, 0x0FFF), 0x0FC4, 0x0FC5, *range(0x0F3800, 0x0F3820))
-
-
-def _is_x87(insn: Insn) -> bool:
-    return 0xD8 <= insn.opcode <= 0xDF
-
-
-def _wide_prefix(insn: Insn) -> bool:
-    return 0x66 in insn.raw[: insn.opcode_at]
-
-
-def _is_mmx(insn: Insn) -> bool:
-    """True where the operands are MMX registers only."""
-    op = insn.opcode
-    return (op in _MMX_RANGES or op == 0x0F3A0F) and not _wide_prefix(insn) and not insn.rep
-
-
-def _is_sse(insn: Insn) -> bool:
-    """True for what CR4.OSFXSR governs: everything here but x87, MMX, FXSAVE and FXRSTOR."""
-    if insn.opcode < 0x0F00 or (insn.opcode == _GROUP15 and insn.reg_field < 2):
-        return False
-    return not _is_mmx(insn)
-
-
-def _waits(insn: Insn) -> bool:
-    """True where a pending x87 exception is raised first: waiting x87 instructions and what touches MMX registers."""
-    op = insn.opcode
-    if op == _WAIT:
-        return False  # it is itself the wait
-    if _is_x87(insn):
-        if insn.modrm < 0xC0:
-            return insn.reg_field not in _NO_WAIT.get(op, ())
-        return insn.modrm not in _NO_WAIT_MODRM.get(op, ())
-    if op in _CONVERT_MMX:  # CVTPI2PD from memory touches no MMX register
-        return not insn.rep and (op != 0x0F2A or insn.modrm >= 0xC0 or not _wide_prefix(insn))
-    return _is_mmx(insn) or (op == 0x0FD6 and bool(insn.rep))  # the last: MOVQ2DQ and MOVDQ2Q
-
-
-def memory_size(insn: Insn) -> int:
-    """Bytes of the memory operand of an instruction that has one; 0 where the encoding is undefined."""
-    if _is_x87(insn):
-        size = _X87_SIZES[insn.opcode][insn.reg_field]
-        if size < 0:
-            return -size if insn.opsize == 2 else _WIDE_ENVIRONMENT[size]
-        return size
-    if insn.opcode == _GROUP15:
-        return 512 if insn.reg_field < 2 else 4
-    if insn.opcode == _COMISD and _wide_prefix(insn):
-        return 8  # capstone says 16
-    mem = insn.mem
-    return 0 if mem is None else mem.size
-
-
-def stores(insn: Insn) -> bool:
-    """True where the memory operand is written (and then not read)."""
-    op = insn.opcode
-    if _is_x87(insn):
-        return insn.reg_field in _X87_STORES.get(op, ())
-    if op == _GROUP15:
-        return insn.reg_field in (0, 3)
-    if op == 0x0F7E:
-        return insn.rep != 0xF3  # F3 0F 7E is MOVQ xmm, m64: a load
-    return op in _SSE_STORES or 0x0F3A14 <= op <= 0x0F3A17
-
-
-def _needs_alignment(insn: Insn, size: int) -> bool:
-    op = insn.opcode
-    if op == _GROUP15:
-        return size == 512
-    if size != 16 or op in _UNALIGNED or _is_x87(insn):
-        return False
-    return not (op in (0x0F6F, 0x0F7F) and insn.rep == 0xF3)
-
-
-def encode(insn: Insn) -> tuple[bytes, int]:
-    """The instruction as 64-bit code, its memory operand RIP-relative: (code, offset of the displacement or -1)."""
-    raw = insn.raw
-    prefixes = bytes(b for b in raw[: insn.opcode_at] if b in (0x66, 0xF2, 0xF3))
-    if _is_x87(insn) or insn.opcode == _WAIT:
-        # 66 only matters for environments, whose size follows the effective operand size
-        prefixes = b"\x66" if insn.modrm < 0xC0 and insn.opsize == 2 and memory_size(insn) in (14, 94) else b""
-    rex = 0 if _is_x87(insn) else insn.rex  # REX.W would make Unicorn take a larger environment
-    if insn.modrm < 0:
-        return prefixes + raw[insn.opcode_at :], -1
-    if insn.modrm >= 0xC0:
-        return prefixes + (bytes((rex,)) if rex else b"") + raw[insn.opcode_at :], -1
-    rex &= ~3  # X and B named the guest's index and base
-    head = prefixes + (bytes((rex,)) if rex else b"") + raw[insn.opcode_at : insn.modrm_at]
-    immediate = raw[-1:] if insn.opcode in _SSE_IMMEDIATE or insn.opcode >= 0x0F3A00 else b""
-    return head + bytes((insn.modrm & 0x38 | 5,)) + bytes(4) + immediate, len(head) + 1
 
 
 # -- checks ----------------------------------------------------------------------------------------------------------
@@ -178,7 +74,7 @@ def encode(insn: Insn) -> tuple[bytes, int]:
 
 def _checker(insn: Insn) -> Op:
     """#UD and #NM by CR0 and CR4 (SDM vol. 3, table 2-2 and 13.1)."""
-    sse, x87 = _is_sse(insn), _is_x87(insn)
+    sse, x87 = is_sse(insn), is_x87(insn)
 
     def check(cpu: Cpu) -> None:
         cr0 = cpu.cr0
@@ -198,23 +94,53 @@ def _unit(cpu: Cpu) -> NativeUnit:
     return cpu.native
 
 
+# What alignment checking asks of operands that are no 2, 4 or 8 bytes (SDM vol. 3, table 6-7).
+_ALIGNMENT: Final = {10: 8, 14: 2, 94: 2, 28: 4, 108: 4}
+
+
 def _check_writable(cpu: Cpu, seg: int, at: int, size: int) -> None:
     """Raise what storing `size` bytes would raise, without reading what is there: it may be a device."""
     linear = linearize(cpu, seg, at, size, True)
+    cpu.check_alignment(linear, _ALIGNMENT.get(size, size))
     last = linear + size - 1 & (MASK64 if cpu.long_mode else MASK32)
-    for address in (linear, last) if linear >> 12 != last >> 12 else (linear,):
+    # A fault on the second page names its first byte.
+    for address in (linear, last & ~0xFFF) if linear >> 12 != last >> 12 else (linear,):
         if address >> 12 not in cpu.write_tlb:
             paging.translate(cpu, address, Access.WRITE, cpu.cpl == 3)
 
 
-def _run(cpu: Cpu, code: bytes, disp_at: int, data: bytes, waits: bool) -> tuple[bytes, int]:
+def _lengths(insn: Insn) -> Lengths | None:
+    """For PCMPESTRM and PCMPESTRI: the registers with RAX and RDX clamped, whose absolute values count (SDM vol. 2).
+
+    Unicorn indexes beyond its registers for a length of -2**31, the absolute value of which is no 32-bit number.
+    """
+    if insn.opcode not in EXPLICIT_LENGTHS:
+        return None
+    sign = 1 << (63 if insn.rex & 8 else 31)
+    most = 8 if insn.raw[-1] & 1 else 16
+
+    def clamped(regs: list[int]) -> list[int]:
+        out = list(regs)
+        for reg in (RAX, RDX):
+            out[reg] = min(abs((regs[reg] & 2 * sign - 1 ^ sign) - sign), most)
+        return out
+
+    return clamped
+
+
+def _run(
+    cpu: Cpu, code: bytes, disp_at: int, data: bytes, waits: bool, lengths: Lengths | None = None
+) -> tuple[bytes, int]:
     """Execute on the unit; returns memory and flags. With CR0.NE clear nobody acts on a pending x87 exception."""
     if waits and cpu.cr0 & CR0_NE:
-        code, disp_at = bytes((_WAIT,)) + code, disp_at + 1 if disp_at >= 0 else -1
-    result = _unit(cpu).execute(code, disp_at, data, cpu.regs, cpu.rflags)
+        code, disp_at = bytes((WAIT,)) + code, disp_at + 1 if disp_at >= 0 else -1
+    given = cpu.regs if lengths is None else lengths(cpu.regs)
+    result = _unit(cpu).execute(code, disp_at, data, given, cpu.rflags)
     if result.vector >= 0:
         masked = result.vector == XM and not cpu.cr4 & CR4_OSXMMEXCPT
         raise GuestFault(UD if masked else result.vector)
+    if lengths is not None:
+        result.regs[RAX], result.regs[RDX] = cpu.regs[RAX], cpu.regs[RDX]
     cpu.regs[:] = result.regs
     return result.memory, result.rflags & ARITH
 
@@ -227,18 +153,18 @@ def _wait(cpu: Cpu) -> None:
     if cpu.cr0 & CR0_TS and cpu.cr0 & CR0_MP:
         raise GuestFault(NM)
     if cpu.cr0 & CR0_NE:
-        _run(cpu, bytes((_WAIT,)), -1, b"", False)
+        _run(cpu, bytes((WAIT,)), -1, b"", False)
 
 
 def _in_registers(insn: Insn) -> Op:
-    check, waits, (code, _) = _checker(insn), _waits(insn), encode(insn)
+    check, waits, (code, _), lengths = _checker(insn), waits_for_x87(insn), encode(insn), _lengths(insn)
     # FCOMI and FUCOMI, with and without a pop, clear OF, SF and AF (SDM vol. 2); Unicorn leaves them.
     compares = insn.opcode in (0xDB, 0xDF) and 0xE8 <= insn.modrm <= 0xF7
 
     def execute(cpu: Cpu) -> None:
         check(cpu)
         before = cpu.rflags & ARITH
-        _, flags = _run(cpu, code, -1, b"", waits)
+        _, flags = _run(cpu, code, -1, b"", waits, lengths)
         if compares:
             flags &= ~(OF | SF | AF)
         if flags != before:
@@ -248,25 +174,41 @@ def _in_registers(insn: Insn) -> Op:
 
 
 def _with_memory(insn: Insn, address: Read, seg: int) -> Op:
-    check, waits, (code, disp_at) = _checker(insn), _waits(insn), encode(insn)
+    check, waits, (code, disp_at), lengths = _checker(insn), waits_for_x87(insn), encode(insn), _lengths(insn)
     size, writes = memory_size(insn), stores(insn)
-    aligned, scalar = _needs_alignment(insn, size), size in MASKS
-    control = insn.opcode == _GROUP15
+    aligned, scalar = needs_alignment(insn, size), size in MASKS
+    control = insn.opcode == GROUP15
+    keeps = insn.opcode == CONVERT and not insn.rep  # CVTPI2PS and CVTPI2PD enter MMX mode only from a register
+
+    def access(cpu: Cpu) -> tuple[int, bytes]:
+        """Offset and contents of the operand, which was found to be accessible."""
+        at = address(cpu)
+        if aligned and at + (cpu.segs[seg].base if cpu.mode != 64 or seg >= FS else 0) & 15:
+            raise GuestFault(GP, 0, note=f"misaligned {size}-byte operand")  # processors find this before the limit
+        if writes:
+            _check_writable(cpu, seg, at, size)  # before the unit changes its state
+            return at, bytes(size)
+        if scalar:
+            return at, cpu.load(seg, at, size).to_bytes(size, "little")
+        cpu.check_alignment(linearize(cpu, seg, at, size, False), _ALIGNMENT.get(size, 1))
+        return at, cpu.load_bytes(seg, at, size)
 
     def execute(cpu: Cpu) -> None:
         check(cpu)
-        at = address(cpu)
-        if aligned and linearize(cpu, seg, at, size, writes) & 15:
-            raise GuestFault(GP, 0, note=f"misaligned {size}-byte operand")
-        if writes:
-            _check_writable(cpu, seg, at, size)  # before the unit changes its state
-            data = bytes(size)
-        else:
-            data = cpu.load(seg, at, size).to_bytes(size, "little") if scalar else cpu.load_bytes(seg, at, size)
+        try:
+            at, data = access(cpu)
+        except GuestFault:
+            if waits and cpu.cr0 & CR0_NE:
+                _run(cpu, bytes((WAIT,)), -1, b"", False)  # a pending x87 exception comes first
+            raise
         if control and not writes:
             data = _checked_control(cpu, data)
         before = cpu.rflags & ARITH
-        data, flags = _run(cpu, code, disp_at, data, waits)
+        kept = _unit(cpu).save() if keeps else b""
+        data, flags = _run(cpu, code, disp_at, data, waits, lengths)
+        if keeps:
+            after = _unit(cpu).save()
+            _unit(cpu).load(kept[:_MXCSR_AT] + after[_MXCSR_AT:_MM_AT] + kept[_MM_AT:_XMM_AT] + after[_XMM_AT:])
         if writes and scalar:
             cpu.store(seg, at, size, int.from_bytes(data, "little"))
         elif writes:
@@ -292,25 +234,42 @@ def _checked_control(cpu: Cpu, data: bytes) -> bytes:
     return data
 
 
+def _register(image: bytes, number: int, wide: bool) -> bytes:
+    """An XMM (or MMX) register in an FXSAVE image."""
+    if wide:
+        return image[_XMM_AT + 16 * number :][:16]
+    top = int.from_bytes(image[_STATUS_AT : _STATUS_AT + 2], "little") >> 11 & 7
+    return image[_MM_AT + 16 * (number - top & 7) :][:8]  # the image is in order of the x87 stack
+
+
+def _doubled(insn: Insn) -> Op:
+    """PHADDx and PHSUBx of a register with itself, as if the source were in memory."""
+    check, waits, wide, raw = _checker(insn), waits_for_x87(insn), not is_mmx(insn), insn.raw
+    head = b"\x66" if wide else TOUCH_MMX
+    rex = 0x40 | insn.rex & 4 if wide else 0x40
+    code = head + bytes((rex,)) + raw[insn.opcode_at : insn.modrm_at] + bytes((insn.modrm & 0x38 | 5,)) + bytes(4)
+
+    def execute(cpu: Cpu) -> None:
+        check(cpu)
+        operand = _register(_unit(cpu).save(), source_register(insn), wide)
+        _run(cpu, code, len(code) - 4, operand, waits)
+
+    return execute
+
+
 def _masked_move(insn: Insn) -> Op:
     """MASKMOVQ and MASKMOVDQU store the selected bytes at DS:rDI (SDM vol. 2, MASKMOVDQU)."""
-    check, waits, wide = _checker(insn), _waits(insn), _wide_prefix(insn)
+    check, waits, wide = _checker(insn), waits_for_x87(insn), has_66(insn)
     segment, wrap = insn.seg if insn.seg >= 0 else DS, MASKS[insn.adsize]
     source = (insn.modrm >> 3 & 7) | (insn.rex & 4) << 1
     mask = (insn.modrm & 7) | (insn.rex & 1) << 3
 
-    def register(image: bytes, number: int) -> bytes:
-        if wide:
-            return image[_XMM_AT + 16 * number :][:16]
-        top = int.from_bytes(image[_STATUS_AT : _STATUS_AT + 2], "little") >> 11 & 7
-        return image[_MM_AT + 16 * (number - top & 7) :][:8]  # the image is in order of the x87 stack
-
     def move(cpu: Cpu) -> None:
         check(cpu)
         if waits and cpu.cr0 & CR0_NE:
-            _run(cpu, bytes((_WAIT,)), -1, b"", False)
+            _run(cpu, bytes((WAIT,)), -1, b"", False)
         image = _unit(cpu).save()
-        values, select = register(image, source), register(image, mask)
+        values, select = _register(image, source, wide), _register(image, mask, wide)
         start = cpu.regs[RDI] & wrap
         chosen = [n for n in range(len(values)) if select[n] & 0x80]
         for n in chosen:
@@ -318,14 +277,14 @@ def _masked_move(insn: Insn) -> Op:
         for n in chosen:
             cpu.store(segment, start + n & wrap, 1, values[n])
         if not wide:
-            _run(cpu, _TOUCH_MMX, -1, b"", False)
+            _run(cpu, TOUCH_MMX, -1, b"", False)
 
     return move
 
 
 def _movnti(insn: Insn, pc: int) -> Op:
     """MOVNTI: an integer store with a hint; neither CR0 nor CR4.OSFXSR govern it."""
-    if insn.modrm >= 0xC0 or insn.rep or _wide_prefix(insn):
+    if insn.modrm >= 0xC0 or insn.rep or has_66(insn):
         return undefined
     target, source = insn.operands
     read, write = reader(insn, source, pc), writer(insn, target, pc)
@@ -336,12 +295,14 @@ def bind(insn: Insn, pc: int) -> Op | None:
     """The closure of an x87, MMX or SSE instruction at offset `pc`, or None for any other."""
     if not is_vector(insn):
         return None
-    if insn.opcode == _WAIT:
+    if insn.opcode == WAIT:
         return _wait
-    if insn.opcode == _MOVNTI:
+    if insn.opcode == MOVNTI:
         return _movnti(insn, pc)
-    if insn.opcode == _MASKMOV:
+    if insn.opcode == MASKMOV:
         return _masked_move(insn) if insn.modrm >= 0xC0 else undefined
+    if doubles_source(insn):
+        return _doubled(insn)
     if insn.modrm < 0 or insn.modrm >= 0xC0:
         return _in_registers(insn)
     mem = insn.mem

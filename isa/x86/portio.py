@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from isa.base import GuestFault
+from isa.x86.debug import between_iterations, port_accessed
 from isa.x86.descriptors import system_linear
 from isa.x86.operands import MASKS
 from isa.x86.privilege import io_privileged, write_register
 from isa.x86.segments import in_vm86
-from isa.x86.state import DF, DS, ES, GP, RAX, RCX, RDI, RDX, RSI, TF
+from isa.x86.state import DF, DS, ES, GP, RAX, RCX, RDI, RDX, RF, RSI
 
 if TYPE_CHECKING:
     from isa.x86.cpu import Cpu
@@ -51,6 +52,8 @@ def port_in(cpu: Cpu, insn: Insn) -> None:
     port, size = _port(cpu, insn), _size(insn)
     check_port(cpu, port, size)
     value = cpu.outside.port_in(port, size) & MASKS[size]
+    if cpu.watching:
+        port_accessed(cpu, port, size)
     if size == 1:
         cpu.regs[RAX] = cpu.regs[RAX] & ~0xFF | value
     else:
@@ -62,6 +65,8 @@ def port_out(cpu: Cpu, insn: Insn) -> None:
     port, size = _port(cpu, insn), _size(insn)
     check_port(cpu, port, size)
     cpu.outside.port_out(port, size, cpu.regs[RAX] & MASKS[size])
+    if cpu.watching:
+        port_accessed(cpu, port, size)
 
 
 def _advance(cpu: Cpu, number: int, step: int, mask: int) -> None:
@@ -100,15 +105,22 @@ def _string(cpu: Cpu, insn: Insn, port: int, size: int, index: int, mask: int, o
     if not insn.rep:
         check_port(cpu, port, size)
         one(cpu.regs[index] & mask)
+        if cpu.watching:
+            port_accessed(cpu, port, size)
         _advance(cpu, index, step, mask)
         return
     count = cpu.regs[RCX] & mask
     if not count:
         return
     check_port(cpu, port, size)
-    for _ in range(1 if flags & TF else min(count, _CHUNK // size)):
+    for _ in range(min(count, _CHUNK // size)):
         one(cpu.regs[index] & mask)
+        if cpu.watching:
+            port_accessed(cpu, port, size)
         _advance(cpu, index, step, mask)
         _advance(cpu, RCX, -1, mask)
+        if cpu.debug_pending and cpu.regs[RCX] & mask:
+            raise between_iterations(cpu)
     if cpu.regs[RCX] & mask:
         cpu.transferred = True  # RIP stays on the instruction
+        cpu.system_flags |= RF  # which an interrupt pushes (SDM vol. 3, 17.3.1.1)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from isa.base import GuestFault, Unimplemented
-from isa.x86.descriptors import Descriptor, fetch, null, selector_fault
+from isa.base import GuestFault
+from isa.x86 import tasks
+from isa.x86.descriptors import M32, Descriptor, fetch, null, selector_fault
 from isa.x86.frames import Pops, stack_mask
 from isa.x86.segments import (
     check_target,
@@ -121,7 +122,7 @@ def iret(cpu: Cpu, insn: Insn) -> None:
     elif cpu.rflags & NT:
         if cpu.long_mode:
             raise GuestFault(GP, 0, note="IRET with NT set in IA-32e mode")
-        raise Unimplemented("IRET with NT set (return from a nested hardware task)")
+        tasks.leave_nested(cpu, cpu.rip + insn.size & M32)
     else:
         _iret_protected(cpu, size)
 

@@ -17,9 +17,10 @@ from isa.base import Flow
 from isa.x86 import incache
 from isa.x86.decode import Insn
 from isa.x86.emit import BUDGET, INT32_MAX, INT32_MIN, Emitter, Target
-from isa.x86.native import is_vector
+from isa.x86.misexecuted import misexecuted
 from isa.x86.sensitive import Treatment, lock_is_legal, row_of
 from isa.x86.state import ARITH, CS, DS, ES, GS, RCX, RDI, RSI, SS
+from isa.x86.vector import EMMS, TOUCH_MMX, is_vector
 
 if TYPE_CHECKING:
     from isa.x86.operands import Op
@@ -134,13 +135,16 @@ def callout_reason(insn: Insn, mode: BlockMode) -> str:
         return "undefined"
     row = row_of(insn)
     if row is not None:
-        if row.treatment is Treatment.IN_CACHE and incache.possible(row.name, insn, mode.mode, mode.user, mode.iopl):
+        inside = row.treatment is Treatment.IN_CACHE and not segments_used(insn) & mode.checked
+        if inside and incache.possible(row.name, insn, mode.mode, mode.user, mode.iopl):
             return ""
         return row.name
     if not lock_is_legal(insn):
         return "illegal lock"
     if mode.fpu_traps and is_vector(insn):
         return "fpu trap"
+    if misexecuted(insn):
+        return "misexecuted"
     if mode.mode == 64:
         if insn.rip_relative and (insn.adsize != 8 or insn.vex):
             return "rip-relative"
@@ -174,12 +178,22 @@ def _definitely_written(insn: Insn) -> int:
     return insn.flags_written
 
 
+# Opcodes that set all arithmetic flags without looking at them, where ModRM.reg or a prefix does not say otherwise. The
+# decoder's own list of flags is not trusted alone: it has CMPSS and CMPSD compare integers, and DAA and AAS ignore AF.
+_SET_FLAGS: Final = frozenset((
+    *(base + form for base in (0x00, 0x08, 0x20, 0x28, 0x30, 0x38) for form in range(6)),
+    *range(0x80, 0x86), 0xA8, 0xA9, 0x69, 0x6B, 0x0FAF, 0xC0, 0xC1, 0xD0, 0xD1, 0xF6, 0xF7, 0x0FC0, 0x0FC1,
+))  # fmt: skip
+
+
 def free_point(insns: list[Insn], mode: BlockMode) -> int:
     """Index of an instruction before which the arithmetic flags are dead and nothing can see them, or -1.
 
     That is one which overwrites all of them, reads none, and cannot fault or leave the cache.
     """
     for index, insn in enumerate(insns):
+        if insn.opcode not in _SET_FLAGS or insn.vex:
+            continue
         if insn.flags_read & ARITH or _definitely_written(insn) & ARITH != ARITH:
             continue
         touches_memory = 0 <= insn.modrm < 0xC0 or insn.opcode in _STRINGS
@@ -324,6 +338,8 @@ class Rewriter:
             return
         match insn.flow:
             case Flow.NEXT:
+                if insn.opcode == EMMS:
+                    self._emit.raw(TOUCH_MMX)  # Unicorn's EMMS leaves the x87 top of stack alone
                 self._copy(piece, insn, pc)
             case Flow.JUMP:
                 self._link(index, insn.target(pc), self._emit.jump())

@@ -134,20 +134,24 @@ def load_segment(cpu: Cpu, seg: int, selector: int) -> None:
         else:
             cpu.segs[SS] = stack_segment(cpu, selector, cpu.cpl, GP)
     else:
-        cpu.segs[seg] = _data_segment(cpu, selector)
+        cpu.segs[seg] = data_segment(cpu, selector, GP)
 
 
-def _data_segment(cpu: Cpu, selector: int) -> Segment:
-    """A segment register for data (SDM vol. 2, MOV); a null selector makes it unusable and its base 0."""
+def data_segment(cpu: Cpu, selector: int, vector: int, ext: int = 0) -> Segment:
+    """A segment register for data (SDM vol. 2, MOV); a null selector makes it unusable and its base 0.
+
+    Raises `vector` (#GP, or #TS where a TSS gave the selector), and #NP where not present.
+    """
     if null(selector):
         return Segment(selector, 0, 0, 0)
-    found = fetch(cpu, selector)
+    found = fetch(cpu, selector, vector, ext)
     if not found.readable:
-        raise selector_fault(GP, selector, "neither data nor readable code")
+        raise selector_fault(vector, selector, "neither data nor readable code", ext)
     if not (found.code and found.conforming) and max(selector & 3, cpu.cpl) > found.dpl:
-        raise selector_fault(GP, selector, f"DPL {found.dpl} is below CPL {cpu.cpl} or RPL {selector & 3}")
+        why = f"DPL {found.dpl} is below CPL {cpu.cpl} or RPL {selector & 3}"
+        raise selector_fault(vector, selector, why, ext)
     if not found.present:
-        raise selector_fault(NP, selector, "segment not present")
+        raise selector_fault(NP, selector, "segment not present", ext)
     return accessed(cpu, found).segment(selector)
 
 

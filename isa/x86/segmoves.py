@@ -52,7 +52,7 @@ def mov_to_seg(cpu: Cpu, insn: Insn) -> None:
         raise GuestFault(UD)
     load_segment(cpu, seg, read16(cpu, insn))
     if seg == SS:
-        cpu.shadow = True
+        cpu.shadow = cpu.stack_shadow = True
 
 
 def push_seg(cpu: Cpu, insn: Insn) -> None:
@@ -64,7 +64,7 @@ def pop_seg(cpu: Cpu, insn: Insn) -> None:
     load_segment(cpu, seg, pops.pop(stack.stack_size(insn)) & 0xFFFF)
     cpu.regs[RSP] = pops.sp
     if seg == SS:
-        cpu.shadow = True
+        cpu.shadow = cpu.stack_shadow = True
 
 
 def load_far_pointer(cpu: Cpu, insn: Insn) -> None:

@@ -115,6 +115,11 @@ def _group5(insn: Insn) -> str | None:
     return {3: "far_call", 5: "far_jmp"}.get(insn.reg_field)
 
 
+def _pop_or_xop(insn: Insn) -> str | None:
+    """8F is POP with 0 in the reg field; with anything else it begins an XOP prefix (AMD APM vol. 3, 1.2.5)."""
+    return "undefined_feature" if insn.raw[insn.opcode_at + 1] >> 3 & 7 else None
+
+
 def _far_pointer(name: str) -> Rule:
     return lambda insn: None if insn.vex else name
 
@@ -131,7 +136,7 @@ _RULES: Final[dict[int, Rule]] = {
     0x9A: "far_call", 0xEA: "far_jmp", 0xCA: "far_ret", 0xCB: "far_ret", 0xFF: _group5,
     0x06: "push_seg", 0x0E: "push_seg", 0x16: "push_seg", 0x1E: "push_seg", 0x0FA0: "push_seg", 0x0FA8: "push_seg",
     0x07: "pop_seg", 0x17: "pop_seg", 0x1F: "pop_seg", 0x0FA1: "pop_seg", 0x0FA9: "pop_seg",
-    0x8C: "mov_from_seg", 0x8E: "mov_to_seg", 0x63: _not_in_64("arpl"),
+    0x8C: "mov_from_seg", 0x8E: "mov_to_seg", 0x8F: _pop_or_xop, 0x63: _not_in_64("arpl"),
     0xC4: _far_pointer("load_far_pointer"), 0xC5: _far_pointer("load_far_pointer"),
     0x0FB2: "load_far_pointer", 0x0FB4: "load_far_pointer", 0x0FB5: "load_far_pointer",
     0x0F00: _group("sldt", "str", "lldt", "ltr", "verr", "verw", "undefined_feature", "undefined_feature"),

@@ -160,7 +160,7 @@ def _enter(insn: Insn, pc: int) -> Op:
         final = places[-1] - room & mask
         for place in places:
             cpu.load_rmw(SS, place, size)
-        cpu.load_rmw(SS, final, 1)  # a write at the final stack pointer must be possible
+        cpu.load_rmw(SS, final, size)  # a write at the final stack pointer must be possible
         for place in display:
             cpu.load(SS, place, size)
         cpu.store(SS, places[0], size, regs[RBP])

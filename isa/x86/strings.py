@@ -12,16 +12,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from isa.base import GuestFault, Interrupted
+from isa.x86.debug import between_iterations
 from isa.x86.operands import MASKS, Binder, Op
 from isa.x86.segments import linearize, within
-from isa.x86.state import DB, DF, DS, ES, RAX, RCX, RDI, RSI, TF
+from isa.x86.state import DF, DS, ES, RAX, RCX, RDI, RF, RSI, TF
 
 if TYPE_CHECKING:
     from isa.x86.cpu import Cpu
     from isa.x86.decode import Insn
 
 _TURNS: Final = 4096  # elements, or runs of them within a page, that one execution of a REP handles at most
-_DR6_BS: Final = 1 << 14  # single step (SDM vol. 3, 17.2.3)
 _PAGE: Final = 0x1000
 _FORMATS: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}  # of `struct`
 
@@ -177,19 +177,16 @@ def _move(insn: Insn, pc: int) -> Op:
                 done = 1
             count -= done
             regs[RCX] = regs[RCX] & keep | count
-            if stepping and count:
-                _trap(cpu)
+            if not count:
+                return
+            if cpu.debug_pending:
+                raise between_iterations(cpu)
             turns -= 1
-            if not turns and count:
+            if not turns:
+                cpu.system_flags |= RF  # an interrupt that comes now pushes it (SDM vol. 3, 17.3.1.1)
                 raise Interrupted
 
     return repeat
-
-
-def _trap(cpu: Cpu) -> None:
-    """The single-step trap comes after each iteration, with RIP still on the instruction (SDM vol. 3, 17.3.1.4)."""
-    cpu.dr[6] |= _DR6_BS
-    raise GuestFault(DB)
 
 
 # -- CMPS, SCAS ------------------------------------------------------------------------------------------------------
@@ -301,11 +298,12 @@ def _compare(insn: Insn, pc: int) -> Op:
             if not count or (a == b) is not while_equal:
                 _set_flags(cpu, a, b, shape)
                 return
-            if stepping:
+            if cpu.debug_pending:
                 _set_flags(cpu, a, b, shape)
-                _trap(cpu)
+                raise between_iterations(cpu)
             turns -= 1
             if not turns:
+                cpu.system_flags |= RF
                 raise Interrupted
 
     return repeat

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from isa.base import GuestFault
+from isa.x86.debug import DR6_BS
 from isa.x86.descriptors import M32
 from isa.x86.fartransfer import following
 from isa.x86.privilege import require_cpl0
@@ -59,6 +60,8 @@ def syscall(cpu: Cpu, insn: Insn) -> None:
     cpu.regs[_R11] = flags
     _flat(cpu, cpu.star >> 32, _CODE64, (cpu.star >> 32 & 0xFFFF) + 8, False)
     cpu.rflags = flags & ~(cpu.sfmask | RF) | 2
+    if not cpu.system_flags & TF:
+        cpu.debug_pending &= ~DR6_BS  # with TF masked, no single-step trap comes in the handler
     cpu.rip = target
     update_mode(cpu)
 

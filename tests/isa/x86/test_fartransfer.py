@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from isa.base import Unimplemented
 from isa.x86.state import CS, RAX, RBX, RSP, SS, Segment
 
 CODE0, DATA0, CODE3, DATA3, CODE64_3, TSS_SELECTOR, FREE, GATE = 0x08, 0x10, 0x18, 0x20, 0x28, 0x30, 0x50, 0x60
@@ -96,14 +95,6 @@ def test_target_beyond_the_limit(protected: Any) -> None:
     protected.descriptor(FREE, 0, 0xFFF, 0x409B)
     assert protected.fault(far("ea", FREE, 0x1000)) == (GP, 0)
     assert protected.fault(far("9a", FREE, 0x1000)) == (GP, 0)
-
-
-def test_hardware_tasks_are_not_implemented(protected: Any) -> None:
-    with pytest.raises(Unimplemented, match="far transfer to a TSS, selector 0x0030"):
-        protected.step(far("ea", TSS_SELECTOR, 0))
-    protected.descriptor(FREE, 0, 0, 0x85)
-    with pytest.raises(Unimplemented, match="task gate"):
-        protected.step(far("9a", FREE, 0))
 
 
 # -- call gates ---------------------------------------------------------------------------------------------------

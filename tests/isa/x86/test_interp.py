@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from emu.bus import Bus
@@ -413,6 +415,20 @@ def test_flush_of_one_page() -> None:
     assert cpu.load(3, 0x6000, 8) in (0x11, 0x22)  # stale entries are allowed
     cpu.flush_tlb(0x6123)
     assert cpu.load(3, 0x6000, 8) == 0x22
+
+
+@pytest.mark.parametrize("touched", [0x20_0000, 0x3F_F000])
+def test_flush_of_one_address_forgets_all_of_its_large_page(long: Any, touched: int) -> None:
+    """SDM vol. 3, 4.10.4.1: INVLPG drops every translation made from the entry, whatever part of the page it names."""
+    cpu = long.cpu
+    long.memory.write(0x20_1000, 8, 0x11)
+    long.memory.write(0x1000, 8, 0x22)
+    cpu.store(3, 0x20_0000, 1, 0)
+    assert cpu.load(3, 0x20_1000, 8) == 0x11
+    long.memory.write(0x30_2008, 8, 0x87)  # the second 2 MiB are now the first
+    cpu.flush_tlb(touched)
+    assert cpu.load(3, 0x20_1000, 8) == 0x22
+    assert 0x20_0000 >> 12 not in cpu.write_tlb
 
 
 def test_accesses_of_every_size_across_pages() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from isa.base import GuestFault, Unimplemented
+from isa.base import GuestFault
 from isa.x86.interrupts import Event, deliver, deliver_exception
 from isa.x86.state import AC, CF, CS, DS, GS, IF, NT, RF, RSP, SS, TF, VM, ZF, Segment
 
@@ -238,12 +238,6 @@ def test_same_level_stack_limit_and_target_limit(protected: Any) -> None:
     protected.descriptor(FREE, 0, HANDLER - 1, 0x409B)
     protected.gate(0x20, FREE, HANDLER, INT_GATE)
     assert fails(protected, 0x20, HARDWARE) == (GP, 1)
-
-
-def test_task_gate_is_not_implemented(protected: Any) -> None:
-    protected.gate(8, TSS_SELECTOR, 0, TASK_GATE)
-    with pytest.raises(Unimplemented, match=r"task gate in IDT\[8\]"):
-        deliver(protected.cpu, 8, 0, EXCEPTION)
 
 
 def test_general_detect_is_cleared_by_delivering_db(protected: Any) -> None:

@@ -13,7 +13,7 @@ from emu.backends.unicorn import UnicornBackend
 from emu.bus import Bus
 from emu.memory import GuestMemory
 from isa.base import Flow, GuestFault
-from isa.x86 import native, sensitive
+from isa.x86 import sensitive, vector
 from isa.x86.cpu import Cpu
 from isa.x86.decode import Decoder, Insn
 from isa.x86.interp import bind
@@ -133,7 +133,7 @@ def _instructions() -> list[bytes]:
                         insn = decoder.decode(code.ljust(15, b"\0"))
                         if insn is None or insn.flow is Flow.INVALID or sensitive.row_of(insn) or insn.vex:
                             continue
-                        if native.is_vector(insn) and insn.opcode not in (0x0FF7, 0x0FAE):
+                        if vector.is_vector(insn) and insn.opcode not in (0x0FF7, 0x0FAE):
                             found.append(insn.raw)
     x87 = [bytes((op, modrm)) for op in range(0xD8, 0xE0) for modrm in (*range(0x03, 0x40, 8), *range(0xC1, 0x100, 3))]
     for code in x87:
@@ -195,6 +195,8 @@ def test_agrees_with_unicorn(machine: Machine) -> None:
         for name, value in zip(judge.names, regs, strict=True):
             judge.uc.reg_write(name, value)
         judge.uc.reg_write(ux.UC_X86_REG_EFLAGS, flags | 2)
+        if vector.forgets_mmx(insn) or insn.opcode == vector.EMMS:
+            judge.run(vector.TOUCH_MMX)  # what processors do and Unicorn omits
         defined = judge.run(code)
         wanted_regs = [judge.uc.reg_read(name) for name in judge.names]
         wanted_flags = judge.uc.reg_read(ux.UC_X86_REG_EFLAGS) & ARITH
@@ -202,6 +204,9 @@ def test_agrees_with_unicorn(machine: Machine) -> None:
         judge.uc.reg_write(ux.UC_X86_REG_RBX, DATA + 0x1000)
         assert judge.run(b"\x48\x0f\xae\x03")
         wanted_image = bytes(judge.uc.mem_read(DATA + 0x1000, 416))
+
+        if insn.opcode == 0x0F2A and not insn.rep and insn.modrm < 0xC0:  # CVTPI2PS, CVTPI2PD enter MMX mode in Unicorn
+            wanted_image = bytes(image[:6]) + wanted_image[6:32] + bytes(image[32:160]) + wanted_image[160:]
 
         machine.memory.write_bytes(DATA, data)
         cpu.native.load(bytes(image))

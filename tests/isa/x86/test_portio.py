@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from isa.base import GuestFault
-from isa.x86.state import DF, ES, IOPL, RAX, RCX, RDI, RDX, RSI, TF, Segment
+from isa.x86.debug import DR6_BS
+from isa.x86.state import DF, ES, IOPL, RAX, RCX, RDI, RDX, RF, RSI, Segment
 
 GP, PF = 13, 14
 CODE, TSS, TSS_SELECTOR = 0x10000, 0x3000, 0x30
@@ -136,10 +137,12 @@ def test_long_rep_stays_interruptible(protected: Any) -> None:
 
 
 def test_single_step_sees_every_element(protected: Any) -> None:
-    protected.cpu.rflags = 2 | TF
-    protected.cpu.regs[RCX] = 3
-    protected.step("f3 6e")
-    assert (protected.cpu.regs[RCX], protected.cpu.rip) == (2, CODE)
+    cpu = protected.cpu
+    cpu.regs[RCX], cpu.debug_pending = 3, DR6_BS  # as the interpreter leaves it with TF set
+    with pytest.raises(GuestFault) as caught:
+        protected.step("f3 6e")
+    assert (caught.value.vector, caught.value.behind) == (1, False)
+    assert (cpu.regs[RCX], cpu.rip, cpu.dr[6], cpu.rflags & RF) == (2, CODE, 0xFFFF_4FF0, RF)
 
 
 def test_fault_in_the_middle_of_rep_ins_loses_no_input(long: Any) -> None:

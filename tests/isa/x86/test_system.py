@@ -21,6 +21,7 @@ ABSENT = {
     "xsavec": "0f c7 23", "rdpkru": "0f 01 ee", "wrpkru": "0f 01 ef", "monitor": "0f 01 c8", "mwait": "0f 01 c9",
     "rdrand": "0f c7 f0", "rdseed": "0f c7 f8", "ud2": "0f 0b", "ud1": "0f b9 c0", "rsm": "0f aa",
     "vmcall": "0f 01 c1", "vmxon": "f3 0f c7 33", "aesenc": "66 0f 38 dc c1", "vaddps": "c5 f0 58 c2",
+    "vprotq (XOP)": "8f e9 78 93 c0",
 }  # fmt: skip
 
 
