@@ -9,7 +9,8 @@ import pytest
 
 from emu.bus import ALL_ONES, Bus
 from emu.clock import Clock
-from emu.devices.bios import SERVICE_PORT, Bios, BlockImage, bda
+from emu.devices.bios import SERVICE_PORT, Bios, bda
+from emu.disk_image import BlockImage
 from emu.memory import EBDA, MIB, GuestMemory
 from isa.x86.state import CF, CS, DS, ES, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP, SS, ZF, Segment, X86State
 
@@ -50,7 +51,7 @@ class Ticker:
 class Board:
     """Memory, chips and a BIOS, without a CPU: `call` plays the ROM's stub."""
 
-    def __init__(self, disk: BlockImage | None) -> None:
+    def __init__(self, disk: BlockImage | None, floppy: BlockImage | None = None) -> None:
         self.memory = GuestMemory(32 * MIB, Bus("memory"))
         self.state = X86State()
         self.ports = Bus("ports")
@@ -64,7 +65,7 @@ class Board:
         self.ports.attach(0xA0, 2, self.pic, 0xA0)
         self.time = Ticker()
         self.printed = bytearray()
-        self.bios = Bios(self, self.memory, self.ports, Clock(self.time), self.printed.extend, disk)
+        self.bios = Bios(self, self.memory, self.ports, Clock(self.time), self.printed.extend, disk, floppy=floppy)
         self.ports.attach(SERVICE_PORT, 1, self.bios)
         self.bios.install()
         self.state.segs[SS] = Segment(0, 0)
@@ -172,7 +173,7 @@ def test_cells_are_written_and_read_at_the_cursor(board: Board) -> None:
     board.call(0x10, ax=0x0A42, bx=0x0070, cx=1)
     assert board.call(0x10, ax=0x0800, bx=0)["ax"] == 0x1F42
     assert board.memory.read(0x450, 2) == 0x0A4E
-    assert board.printed == b""
+    assert board.printed == b"\x1b[11;79HAAA\x1b[11;79HB"
 
 
 def test_windows_scroll_both_ways_and_clear(board: Board) -> None:
@@ -197,6 +198,26 @@ def test_strings_with_and_without_attributes(board: Board) -> None:
     board.call(0x10, ax=0x1302, bx=0, cx=2, dx=0x0400, es=0x800, bp=0)
     assert board.memory.read_bytes(0xB8000 + 4 * 160, 4) == b"x\x11y\x22"
     assert board.memory.read(0x450, 2) == 0x0307
+
+
+def test_palette_and_adapter(board: Board) -> None:
+    colours = [board.call(0x10, ax=0x1007, bx=number)["bx"] >> 8 for number in range(16)]
+    assert colours == [0, 1, 2, 3, 4, 5, 0x14, 7, *range(0x38, 0x40)]
+    assert board.call(0x10, ax=0x1003, bx=0x0001)["bx"] == 1  # set: ignored
+    told = board.call(0x10, ax=0x1200, bx=0x0010)
+    assert (told["bx"], told["cx"]) == (3, 9)
+    assert board.call(0x10, ax=0x1201, bx=0x0033)["ax"] == 0x1212
+    assert board.call(0x10, ax=0x1201, bx=0x0099)["ax"] == 0x1201
+
+
+def test_painting_reaches_the_console(board: Board) -> None:
+    say(board, b"boot\r\n")
+    board.call(0x10, ax=0x0600, bx=0x0700, cx=0, dx=0x184F)
+    board.call(0x10, ax=0x0200, bx=0, dx=0x0102)
+    board.call(0x10, ax=0x0941, bx=0x0007, cx=2)
+    board.call(0x10, ax=0x0601, bx=0x0700, cx=0x0102, dx=0x0203)
+    assert bytes(board.printed) == b"boot\r\n\x1b[H\x1b[2J\x1b[2;3HAA\x1b[2;3H  \x1b[3;3H  "
+    assert board.row(1) == b""
 
 
 def test_modes_pages_and_cursor_shape(board: Board) -> None:
@@ -230,8 +251,7 @@ def test_sectors_by_track(board: Board) -> None:
     assert board.memory.read_bytes(0x10010, 1024) == image(2 * 1008)[lba * 512 : (lba + 2) * 512]
     board.memory.write_bytes(0x9000, b"W" * 512)
     assert board.call(0x13, ax=0x0301, bx=0x9000, cx=0x0005, dx=0x0080, es=0)["cf"] == 0
-    assert board.bios.disk.image is not None
-    assert board.bios.disk.image.read(3, 3) == b"\3" * 512 + b"W" * 512 + b"\5" * 512
+    assert board.bios.disk.drives[0x80].read(3, 3) == b"\3" * 512 + b"W" * 512 + b"\5" * 512
 
 
 @pytest.mark.parametrize(
@@ -245,13 +265,16 @@ def test_sectors_by_track(board: Board) -> None:
         ({"ax": 0x0201, "cx": 0x0001, "dx": 0x0000}, 0x01),  # a floppy disk
         ({"ax": 0x0201, "cx": 0x0001, "es": 0xA000}, 0x09),
         ({"ax": 0x9900}, 0x01),
+        ({"ax": 0x0C00, "cx": 0x0501}, 0x04),  # seek to no such cylinder
+        ({"ax": 0x1800}, 0x01),  # a floppy's function
         ({"ax": 0x4100, "bx": 0}, 0x01),
     ],
 )
 def test_bad_requests_have_their_status(board: Board, registers: dict[str, int], status: int) -> None:
     done = board.call(0x13, **({"dx": 0x0080, "bx": 0, "es": 0x2000} | registers))
     assert (done["cf"], done["ax"] >> 8) == (1, status)
-    again = board.call(0x13, ax=0x0100, dx=0x80)
+    drive = registers.get("dx", 0x80) & 0x80
+    again = board.call(0x13, ax=0x0100, dx=drive)
     assert (again["cf"], again["ax"] >> 8) == (1, status)
     assert board.call(0x13, ax=0x0000, dx=0x80)["cf"] == 0
     assert board.call(0x13, ax=0x0100, dx=0x80)["cf"] == 0
@@ -264,13 +287,6 @@ def test_geometry_and_type(board: Board) -> None:
     assert (told["cf"], told["ax"] >> 8, told["cx"] << 16 | told["dx"]) == (0, 3, 2016)
 
 
-@pytest.mark.parametrize(
-    ("sectors", "geometry"), [(1, (1, 16, 63)), (1009, (2, 16, 63)), (2880, (80, 2, 18)), (1 << 22, (1024, 16, 63))]
-)
-def test_geometry_follows_the_size(sectors: int, geometry: tuple[int, int, int]) -> None:
-    assert BlockImage(bytes(sectors * 512)).geometry() == geometry
-
-
 def test_sectors_by_packet(board: Board) -> None:
     told = board.call(0x13, ax=0x4100, bx=0x55AA, dx=0x80)
     assert (told["cf"], told["ax"] >> 8, told["bx"], told["cx"]) == (0, 0x21, 0xAA55, 1)
@@ -279,8 +295,7 @@ def test_sectors_by_packet(board: Board) -> None:
     assert board.memory.read_bytes(0x10008, 1536) == image(10)[7 * 512 :]
     board.memory.write_bytes(0x6000, struct.pack("<BBHHHQ", 16, 0, 1, 0x0008, 0x1000, 100))
     assert board.call(0x13, ax=0x4300, dx=0x80, ds=0x600, si=0)["cf"] == 0
-    assert board.bios.disk.image is not None
-    assert board.bios.disk.image.read(100, 1) == b"\7" * 512
+    assert board.bios.disk.drives[0x80].read(100, 1) == b"\7" * 512
     board.memory.write_bytes(0x6000, struct.pack("<BBHHHQ", 16, 0, 1, 0x0008, 0x1000, 1 << 40))
     failed = board.call(0x13, ax=0x4200, dx=0x80, ds=0x600, si=0)
     assert (failed["cf"], failed["ax"] >> 8, board.memory.read(0x6002, 2)) == (1, 4, 0)
@@ -289,14 +304,71 @@ def test_sectors_by_packet(board: Board) -> None:
     assert struct.unpack("<HHIIIQH", board.memory.read_bytes(0x6000, 26)) == (26, 2, 2, 16, 63, 2016, 512)
 
 
-def test_block_image_pads_its_last_sector_and_refuses_the_rest() -> None:
-    disk = BlockImage(b"abc" * 200)
-    assert (disk.sectors, disk.read(1, 1)) == (2, (b"abc" * 200)[512:].ljust(512, b"\0"))
-    disk.write(0, b"z" * 512)
-    assert disk.read(0, 2)[510:515] == b"zz" + (b"abc" * 200)[512:515]
-    for lba, count in ((2, 1), (0, 3), (-1, 1)):
-        with pytest.raises(ValueError, match="of a disk of 2"):
-            disk.read(lba, count)
+@pytest.fixture
+def with_floppy() -> Iterator[Board]:
+    made = Board(BlockImage(image(2 * 1008)), BlockImage(image(2880)))
+    yield made
+    made.memory.close()
+
+
+def test_a_floppy_is_drive_0_with_its_own_geometry(with_floppy: Board) -> None:
+    board = with_floppy
+    assert board.memory.read(0x410, 2) & 0xC1 == 0x01
+    done = board.call(0x13, ax=0x0203, bx=0, cx=0x0111, dx=0x0100, es=0x1000)  # cylinder 1, head 1, sector 17
+    assert (done["cf"], done["ax"]) == (0, 3)
+    lba = (1 * 2 + 1) * 18 + 16
+    assert board.memory.read_bytes(0x10000, 1536) == image(2880)[lba * 512 : (lba + 3) * 512]
+    told = board.call(0x13, ax=0x0800, dx=0x00)
+    assert (told["cf"], told["ax"], told["bx"], told["cx"], told["dx"]) == (0, 0, 4, 0x4F12, 0x0101)
+    told = board.call(0x13, ax=0x0800, dx=0x80)
+    assert (told["cx"], told["dx"]) == (0x013F, 0x0F01)
+    assert board.call(0x13, ax=0x1500, dx=0x00)["ax"] >> 8 == 1
+    assert board.call(0x13, ax=0x1600, dx=0x00)["cf"] == 0
+    for asked in (0x4100, 0x4200, 0x1000):
+        assert board.call(0x13, ax=asked, bx=0x55AA, dx=0x00)["cf"] == 1
+    assert (board.memory.read(0x441, 1), board.memory.read(0x474, 1)) == (1, 0)
+    assert board.call(0x13, ax=0x0201, cx=1, dx=0x01)["cf"] == 1  # no second drive
+
+
+def test_a_track_is_formatted(with_floppy: Board) -> None:
+    board = with_floppy
+    assert board.call(0x13, ax=0x1800, cx=0x4F12, dx=0)["cf"] == 0
+    assert board.call(0x13, ax=0x1800, cx=0x4F0F, dx=0)["ax"] >> 8 == 0x0C
+    assert board.call(0x13, ax=0x0512, cx=0x0201, dx=0x0100)["cf"] == 0
+    first = (2 * 2 + 1) * 18
+    disk = board.bios.disk.drives[0]
+    assert disk.read(first, 18) == b"\xf6" * 18 * 512
+    assert (disk.read(first - 1, 1)[0], disk.read(first + 18, 1)[0]) == (first - 1, first + 18)
+    assert board.call(0x13, ax=0x0512, cx=0x5001, dx=0)["cf"] == 1
+
+
+def test_the_floppy_is_booted_before_the_disk_where_it_is_signed(with_floppy: Board) -> None:
+    board = with_floppy
+    assert board.bios.boot_drive is None
+    board.bios.disk.drives[0x80].write(0, bytes(510) + b"\x55\xaa")
+    assert board.bios.boot_drive == 0x80
+    board.bios.disk.drives[0].write(0, b"F" * 510 + b"\x55\xaa")
+    assert board.bios.boot_drive == 0
+    board.call(0x19, dx=0x1234)
+    assert board.state.regs[RDX] & 0xFFFF == 0
+    assert board.memory.read_bytes(0x7C00, 2) == b"FF"
+
+
+def test_disk_tables_in_the_extended_data_area(board: Board) -> None:
+    offset, segment = struct.unpack("<HH", board.memory.read_bytes(0x41 * 4, 4))
+    assert segment << 4 == EBDA
+    table = board.memory.read_bytes((segment << 4) + offset, 16)
+    assert (table[0] | table[1] << 8, table[2], table[8], table[14]) == (2, 16, 8, 63)
+    assert board.memory.read(EBDA, 1) == 1
+    assert board.memory.read(0x46 * 4, 4) == 0  # no second disk
+
+
+def test_seeks(board: Board) -> None:
+    assert board.call(0x13, ax=0x0C00, cx=0x0101, dx=0x0F80)["cf"] == 0
+    board.memory.write_bytes(0x6000, struct.pack("<BBHHHQ", 16, 0, 0, 0, 0, 2015))
+    assert board.call(0x13, ax=0x4700, dx=0x80, ds=0x600, si=0)["cf"] == 0
+    board.memory.write(0x6008, 8, 2016)
+    assert board.call(0x13, ax=0x4700, dx=0x80, ds=0x600, si=0)["ax"] >> 8 == 4
 
 
 def test_a_read_only_disk_refuses_writes() -> None:
@@ -315,6 +387,8 @@ def test_memory_sizes_agree_with_each_other(board: Board) -> None:
     assert (told["cf"], told["ax"]) == (0, 31 * 1024)
     told = board.call(0x15, ax=0xE801)
     assert (told["cf"], told["ax"], told["bx"], told["cx"], told["dx"]) == (0, 15 * 1024, 256, 15 * 1024, 256)
+    wide = board.call(0x15, ax=0xE881, bx=0xAAAA0000, cx=0xAAAA0000, dx=0xAAAA0000)
+    assert (wide["cf"], wide["bx"], wide["cx"], wide["dx"]) == (0, 256, 15 * 1024, 256)
 
 
 def test_the_memory_map_is_told_row_by_row(board: Board) -> None:
@@ -332,12 +406,11 @@ def test_the_memory_map_is_told_row_by_row(board: Board) -> None:
         assert board.call(0x15, **asked)["cf"] == 1
 
 
-def test_a20_goes_through_port_92h(board: Board) -> None:
-    board.port92.values[0] = 0x02
+def test_a20_is_always_on_and_says_so(board: Board) -> None:
     assert board.call(0x15, ax=0x2402)["ax"] == 0x0001
-    assert board.call(0x15, ax=0x2400)["cf"] == 0
-    assert board.port92.values[0] == 0
-    assert board.call(0x15, ax=0x2402)["ax"] == 0
+    refused = board.call(0x15, ax=0x2400)
+    assert (refused["cf"], refused["ax"] >> 8) == (1, 0x86)
+    assert board.call(0x15, ax=0x2402)["ax"] == 0x0001
     board.port92.values[0] = 0x01  # bit 0 resets the machine and must not be written back
     assert board.call(0x15, ax=0x2401)["cf"] == 0
     assert board.port92.values[0] == 2
@@ -354,11 +427,12 @@ def test_block_move(board: Board) -> None:
     assert (told["cf"], told["ax"] >> 8) == (0, 0)
     assert board.memory.read_bytes(0x1800000, 9) == b"payload!\0"
     board.memory.write(0x601F, 1, 0xF0)
-    assert board.call(0x15, ax=0x8700, cx=4, es=0x600, si=0)["cf"] == 1
+    told = board.call(0x15, ax=0x8700, cx=4, es=0x600, si=0)
+    assert (told["cf"], told["ax"] >> 8) == (1, 2)
 
 
 def test_what_int_15h_lacks_is_carry_and_86h(board: Board) -> None:
-    for asked in (0xC000, 0x5300, 0xE802):
+    for asked in (0xC200, 0x5300, 0xE802):
         told = board.call(0x15, ax=asked)
         assert (told["cf"], told["ax"] >> 8) == (1, 0x86)
 
@@ -388,7 +462,80 @@ def test_ticks_time_and_date(board: Board) -> None:
     assert (told["cf"], told["cx"], told["dx"]) == (0, 0x2026, 0x1231)
     board.cmos.values |= {0x0B: 6, 0: 59}
     assert board.call(0x1A, ax=0x0200)["dx"] == 0x5900
-    assert board.call(0x1A, ax=0xB101)["cf"] == 1
+    assert board.call(0x1A, ax=0xBB00)["cf"] == 1
+
+
+def test_the_clock_is_set_while_it_stands_in_bcd_and_24_hours(board: Board) -> None:
+    board.cmos.values |= {0x0B: 0x46}  # binary, with the periodic interrupt on
+    assert board.call(0x1A, ax=0x0300, cx=0x2358, dx=0x5901)["cf"] == 0
+    assert board.call(0x1A, ax=0x0500, cx=0x2031, dx=0x1224)["cf"] == 0
+    assert board.cmos.values == {
+        0x0B: 0x43, 0: 0x59, 2: 0x58, 4: 0x23, 7: 0x24, 8: 0x12, 9: 0x31, 0x32: 0x20,
+    }  # fmt: skip
+    told = board.call(0x1A, ax=0x0200)
+    assert (told["cx"], told["dx"]) == (0x2358, 0x5901)
+
+
+def test_an_alarm_is_set_once(board: Board) -> None:
+    board.cmos.values |= {0x0B: 0x02}
+    assert board.call(0x1A, ax=0x0600, cx=0x0102, dx=0x0300)["cf"] == 0
+    assert (board.cmos.values[5], board.cmos.values[3], board.cmos.values[1]) == (1, 2, 3)
+    assert board.cmos.values[0x0B] == 0x22
+    assert board.pic.values[0x21] & 4 == board.pic.values[0xA1] & 1 == 0
+    assert board.call(0x1A, ax=0x0600, cx=0, dx=0)["cf"] == 1
+    assert board.call(0x1A, ax=0x0700)["cf"] == 0
+    assert board.cmos.values[0x0B] == 0x02
+
+
+class Configuration:
+    """Mechanism 1 over three functions: 0:0.0, and the two of slot 1."""
+
+    name = "pci"
+
+    def __init__(self) -> None:
+        self.functions = {0: bytearray(256), 8: bytearray(256), 9: bytearray(256)}
+        for place, identity, kind in (
+            (0, 0x12378086, 0x06000002),
+            (8, 0x70008086, 0x06010000),
+            (9, 0x70108086, 0x0101),
+        ):
+            struct.pack_into("<I4xI", self.functions[place], 0, identity, kind << 16 if place == 9 else kind)
+        self.functions[8][0x0E] = 0x80
+        self.address = 0
+
+    def read(self, offset: int, size: int) -> int:
+        config = self.functions.get(self.address >> 8 & 0xFFFF)
+        register = (self.address & 0xFC) + offset - 4
+        return ALL_ONES[size] if config is None else int.from_bytes(config[register : register + size], "little")
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        if offset == 0:
+            self.address = value
+        else:
+            register = (self.address & 0xFC) + offset - 4
+            self.functions[self.address >> 8 & 0xFFFF][register : register + size] = value.to_bytes(size, "little")
+
+
+def test_the_pci_bios(board: Board) -> None:
+    config = Configuration()
+    board.ports.attach(0xCF8, 8, config)
+    told = board.call(0x1A, ax=0xB101, di=0xFFFF)
+    assert (told["cf"], told["ax"], told["bx"], told["cx"] & 0xFF) == (0, 0x0001, 0x0210, 0)
+    assert told["dx"].to_bytes(4, "little") == b"PCI "
+    assert board.call(0x1A, ax=0xB102, cx=0x7010, dx=0x8086, si=0)["bx"] == 9
+    for asked, status in (({"cx": 0x7010, "dx": 0x8086, "si": 1}, 0x86), ({"cx": 1, "dx": 0xFFFF, "si": 0}, 0x83)):
+        told = board.call(0x1A, ax=0xB102, **asked)
+        assert (told["cf"], told["ax"] >> 8) == (1, status)
+    assert board.call(0x1A, ax=0xB103, cx=0x010100, si=0)["bx"] == 9
+    assert board.call(0x1A, ax=0xB103, cx=0x060000, si=0)["bx"] == 0
+    assert board.call(0x1A, ax=0xB108, bx=9, di=2)["cx"] & 0xFF == 0x10
+    assert board.call(0x1A, ax=0xB109, bx=9, di=2)["cx"] & 0xFFFF == 0x7010
+    assert board.call(0x1A, ax=0xB10A, bx=9, di=0)["cx"] == 0x70108086
+    assert board.call(0x1A, ax=0xB10C, bx=9, di=0x42, cx=0x8001)["cf"] == 0
+    assert config.functions[9][0x40:0x44] == b"\0\0\x01\x80"
+    for asked in ({"ax": 0xB109, "di": 1}, {"ax": 0xB10D, "di": 2}, {"ax": 0xB108, "di": 0x100}):
+        assert board.call(0x1A, bx=9, **asked)["ax"] >> 8 == 0x87
+    assert board.call(0x1A, ax=0xB10F)["ax"] >> 8 == 0x81
 
 
 # -- INT 16h ------------------------------------------------------------------------------------------------------
@@ -417,6 +564,12 @@ def test_ticks_time_and_date(board: Board) -> None:
         ((0x45, 0x48), 0x4838),  # num lock
         ((0x4A,), 0x4A2D),
         ((0xE0, 0x48), 0x48E0),
+        ((0x57,), 0x8500),  # F11
+        ((0x38, 0x58), 0x8C00),
+        ((0x1D, 0x4B), 0x7300),
+        ((0x1D, 0xE0, 0x4D), 0x74E0),
+        ((0x38, 0xE0, 0x48), 0x9800),
+        ((0xE0, 0x1D, 0x1D, 0x9D, 0x2E), 0x2E03),  # the left control key released, the right one still held
         ((0xE0, 0x2A, 0xE0, 0x4B), 0x4BE0),
         ((0xE0, 0x1C), 0xE00D),
         ((0xE0, 0x35), 0xE02F),
@@ -444,6 +597,15 @@ def test_the_ring_holds_15_entries_and_goes_round(board: Board) -> None:
     while board.call(0x16, ax=0x0100)["zf"] == 0:
         taken.append(board.call(0x16, ax=0)["ax"] & 0xFF)
     assert bytes(taken) == b"1234567890qwert"
+
+
+def test_left_and_right_keys_are_told_apart(board: Board) -> None:
+    board.type(0xE0, 0x1D, 0x38)  # right control, left alt
+    assert board.call(0x16, ax=0x1200)["ax"] == 0x060C
+    board.type(0xE0, 0x9D)
+    assert board.call(0x16, ax=0x1200)["ax"] == 0x0208
+    assert board.call(0x16, ax=0x0900)["ax"] & 0xFF == 0x30
+    assert board.call(0x16, ax=0x0A00)["bx"] == 0x41AB
 
 
 def test_shift_flags_and_stored_keys(board: Board) -> None:

@@ -13,7 +13,8 @@ import pytest
 import emu.devices.bios.rom as rom
 from emu.bus import ALL_ONES, Bus
 from emu.clock import Clock
-from emu.devices.bios import SERVICE_PORT, Bios, BlockImage
+from emu.devices.bios import SERVICE_PORT, Bios
+from emu.disk_image import BlockImage
 from emu.memory import MIB, GuestMemory
 from isa.x86.state import CS, DS, ES, IF, RSP, SS, X86State
 
@@ -38,7 +39,7 @@ def test_the_rom_is_its_source_assembled() -> None:
 def test_every_vector_points_into_the_rom_behind_the_table() -> None:
     assert len(rom.VECTORS) == 0x78
     for number, offset in enumerate(rom.VECTORS):
-        assert (offset == 0) == (number in (0x1D, 0x1E, 0x1F))
+        assert (offset == 0) == (number in (0x1D, 0x1F, 0x41, 0x43, 0x44, 0x46))
         assert offset == 0 or 2 * 0x78 <= offset < len(rom.ROM)
     assert rom.ROM[rom.VECTORS[0x1C]] == 0xCF  # iret
 
@@ -325,9 +326,60 @@ def test_int_19h_boots_the_disk_again() -> None:
     assert board.state.segs[SS].base == 0
 
 
+def test_tables_come_in_segment_registers() -> None:
+    board = Board(
+        """
+        stc
+        mov ah, 0xC0
+        int 0x15
+        setc byte ptr [0x600]
+        mov word ptr [0x602], es
+        mov word ptr [0x604], bx
+        mov byte ptr [0x606], ah
+        mov ah, 0xC1
+        int 0x15
+        mov word ptr [0x608], es
+        mov dl, 0
+        mov ah, 8
+        int 0x13
+        mov word ptr [0x60A], es
+        mov word ptr [0x60C], di
+        mov ax, 0x1130
+        int 0x10
+        mov word ptr [0x60E], cx
+        mov byte ptr [0x610], dl
+        cli
+        hlt
+        """
+    )
+    board.bios.disk.drives[0] = BlockImage(bytes(2880 * 512))
+    board.run()
+
+    def word(at: int) -> int:
+        return board.memory.read(at, 2)
+
+    assert (board.memory.read(0x600, 1), board.memory.read(0x606, 1)) == (0, 0)
+    configuration = board.memory.read_bytes((word(0x602) << 4) + word(0x604), 10)
+    assert configuration[:3] == b"\x08\0\xfc"
+    assert configuration[5] & 0x64 == 0x64
+    assert word(0x608) == 0x9FC0
+    assert (word(0x60C), word(0x60A)) == (word(0x1E * 4), word(0x1E * 4 + 2))
+    diskette = board.memory.read_bytes((word(0x60A) << 4) + word(0x60C), 11)
+    assert (diskette[3], diskette[4]) == (2, 18)  # 512 bytes, 18 sectors
+    assert (word(0x60E), board.memory.read(0x610, 1)) == (16, 24)
+
+
+def test_the_alarm_calls_its_handler() -> None:
+    board = Board("mov word ptr [0x128], 0x7C80\nmov word ptr [0x12A], 0\nagain: hlt\njmp again")
+    board.cpu.mem_write(0x7C80, assemble("inc word ptr cs:[0x610]\niret"))
+    board.run(0x70)  # register C reads as all ones, alarm and all
+    assert board.memory.read(0x610, 2) == 1
+    assert board.chips.writes == [(0x70, 0x0C), (0xA0, 0x20), (0x20, 0x20)]
+
+
 def test_without_a_bootable_disk_the_machine_stops_and_says_so() -> None:
     board = Board("int 0x19")
-    board.bios.disk.image = BlockImage(bytes(512))
+    board.bios.disk.drives[0x80] = BlockImage(bytes(512))
     board.run()
     assert b"no bootable disk" in board.printed
 

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from emu.devices.bios.device import SERVICE_PORT, Bios
-from emu.devices.bios.disk import BlockImage
+from emu.disk_image import BlockImage
 
 __all__ = ("SERVICE_PORT", "Bios", "BlockImage")

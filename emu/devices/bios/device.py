@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from emu.bus import ALL_ONES, Bus
 from emu.clock import Clock
 from emu.devices.bios import bda
 from emu.devices.bios.call import Call, Cpu, Memory
-from emu.devices.bios.disk import BlockImage, Disk
+from emu.devices.bios.disk import FIRST, FLOPPY, Disk
 from emu.devices.bios.keyboard import Keyboard
 from emu.devices.bios.rom import ROM_SEGMENT
 from emu.devices.bios.system import System
+from emu.devices.bios.time import Time
 from emu.devices.bios.video import Video
-from isa.x86.state import CS, RAX
+from emu.disk_image import BlockImage
+from isa.x86.state import CS, RAX, RDX
 
 SERVICE_PORT: Final = 0xBE  # nothing of a PC answers there; the ROM writes the number of the service to it
 _BOOT_ADDRESS: Final = 0x7C00
@@ -49,15 +51,21 @@ class Bios:
         clock: Clock,
         console: Callable[[bytes], None],
         disk: BlockImage | None = None,
+        *,
+        floppy: BlockImage | None = None,
+        more_disks: Sequence[BlockImage] = (),
     ) -> None:
-        """`console` takes what the guest prints by INT 10h; `disk` is BIOS disk 80h."""
+        """`console` takes what the guest prints by INT 10h; `disk` is drive 80h, `floppy` 00h, the rest 81h and on."""
         self._cpu = cpu
         self._memory = memory
         self._ports = ports
         self.video = Video(memory, ports, console)
         self.keyboard = Keyboard(memory)
-        self.disk = Disk(memory, disk)
-        self.system = System(memory, ports, clock)
+        hard = [*(() if disk is None else (disk,)), *more_disks]
+        drives = {FIRST + at: image for at, image in enumerate(hard)}
+        self.disk = Disk(memory, drives if floppy is None else {FLOPPY: floppy} | drives)
+        self.system = System(memory, ports)
+        self.time = Time(memory, ports, clock)
         self._services: dict[int, Callable[[Call], None]] = {
             0x00: lambda call: self._fatal(call, 0),
             0x06: lambda call: self._fatal(call, 6),
@@ -71,19 +79,26 @@ class Bios:
             0x16: self.keyboard.call,
             0x18: self._no_boot_device,
             0x19: self._bootstrap,
-            0x1A: self.system.time,
-            0x86: self.system.begin_wait,
-            0x87: self.system.poll_wait,
+            0x1A: self.time.call,
+            0x86: self.time.begin_wait,
+            0x87: self.time.poll_wait,
         }
 
     def install(self) -> None:
         """Write vectors, BIOS data and ROM to memory, clear the screen, and program the chips as after a power-on."""
         bda.install_vectors(self._memory)
-        bda.install_data(self._memory, disks=0 if self.disk.image is None else 1)
+        drives = sorted(self.disk.drives.items())
+        hard = [image.geometry() for number, image in drives if number >= FIRST]
+        bda.install_data(self._memory, hard, floppies=len(drives) - len(hard))
         bda.install_rom(self._memory)
         for port, value in _CHIP_SETUP:
             self._ports.write(port, 1, value)
         self.video.clear()
+
+    @property
+    def boot_drive(self) -> int | None:
+        """What a boot sector finds in DL: the number of the drive it was read from; None without a bootable one."""
+        return self.disk.first()
 
     def read(self, offset: int, size: int) -> int:
         return ALL_ONES[size]
@@ -103,4 +118,7 @@ class Bios:
         self.video.print(b"\r\nBIOS: no bootable disk, halted\r\n")
 
     def _bootstrap(self, call: Call) -> None:
-        call.answer(int(self.disk.boot(_BOOT_ADDRESS)))
+        drive = self.disk.boot(_BOOT_ADDRESS)
+        if drive is not None:
+            call.set_word(RDX, drive)
+        call.answer(int(drive is not None))

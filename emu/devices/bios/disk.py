@@ -1,130 +1,119 @@
-"""INT 13h: one hard disk, 80h, over a raw image; by cylinder, head and sector, and by the EDD extensions."""
+"""INT 13h: floppy disk 00h and hard disks from 80h on, raw images; by cylinder, head and sector, and by EDD packets."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from emu.devices.bios import bda
 from emu.devices.bios.call import Call, Memory
+from emu.disk_image import FLOPPIES, SECTOR, BlockImage, Geometry
 from isa.x86.state import DS, ES, RAX, RBX, RCX, RDX, RSI
 
-SECTOR: Final = 512
+FLOPPY: Final = 0x00
 FIRST: Final = 0x80
 
 # Status bytes in AH (Phoenix, Enhanced Disk Drive Specification 3.0, and the AT technical reference).
-_OK, _BAD_REQUEST, _WRITE_PROTECTED, _NOT_FOUND, _BOUNDARY = 0x00, 0x01, 0x03, 0x04, 0x09
+_OK, _BAD_REQUEST, _WRITE_PROTECTED, _NOT_FOUND, _BOUNDARY, _UNKNOWN_MEDIA = 0x00, 0x01, 0x03, 0x04, 0x09, 0x0C
+_PACKET: Final = 16  # bytes of a disk address packet, at least
 _EDD_VERSION: Final = 0x21
 _EDD_DISK_ACCESS: Final = 1 << 0
+_NO_CHANGE_LINE, _FIXED = 1, 3  # what AH=15h tells of a drive
+_FORMAT_FILL: Final = b"\xf6" * SECTOR
+# Drive types of AH=08h by the sectors of the disk (IBM PS/2 BIOS): 360K, 1.2M, 720K, 1.44M, 2.88M.
+_TYPES: Final = {720: 1, 2400: 2, 1440: 3, 2880: 4, 5760: 6}
 
-# Sizes in sectors of the floppy disks whose geometry a boot sector may have built in: cylinders, heads, sectors.
-_FLOPPIES: Final = {720: (40, 2, 9), 1440: (80, 2, 9), 2400: (80, 2, 15), 2880: (80, 2, 18), 5760: (80, 2, 36)}
-_HEADS, _SECTORS, _CYLINDERS = 16, 63, 1024
-
-
-class BlockImage:
-    """A raw disk image of 512-byte sectors; writes stay in memory and never reach the file it came from."""
-
-    def __init__(self, data: bytes, read_only: bool = False) -> None:
-        """A last sector that `data` fills in part reads as zeros behind it."""
-        self._data = data
-        self._written: dict[int, bytes] = {}
-        self.read_only = read_only
-        self.sectors = -(-len(data) // SECTOR)
-
-    def read(self, lba: int, count: int) -> bytes:
-        """`count` sectors from `lba` on; ValueError beyond the end."""
-        self._check(lba, count)
-        if not self._written:
-            return self._data[lba * SECTOR : (lba + count) * SECTOR].ljust(count * SECTOR, b"\0")
-        return b"".join(self._sector(number) for number in range(lba, lba + count))
-
-    def write(self, lba: int, data: bytes) -> None:
-        """Store whole sectors from `lba` on; ValueError beyond the end."""
-        self._check(lba, len(data) // SECTOR)
-        for number in range(len(data) // SECTOR):
-            self._written[lba + number] = bytes(data[number * SECTOR : (number + 1) * SECTOR])
-
-    def geometry(self) -> tuple[int, int, int]:
-        """Cylinders, heads and sectors a track."""
-        if self.sectors in _FLOPPIES:
-            return _FLOPPIES[self.sectors]
-        return min(_CYLINDERS, max(1, -(-self.sectors // (_HEADS * _SECTORS)))), _HEADS, _SECTORS
-
-    def _sector(self, number: int) -> bytes:
-        kept = self._written.get(number)
-        return self._data[number * SECTOR : (number + 1) * SECTOR].ljust(SECTOR, b"\0") if kept is None else kept
-
-    def _check(self, lba: int, count: int) -> None:
-        if lba < 0 or count < 0 or lba + count > self.sectors:
-            raise ValueError(f"sectors {lba}+{count} of a disk of {self.sectors}")
+Function = Callable[[Call, BlockImage], int | None]
 
 
 class Disk:
-    """The services of INT 13h; `image` None is a machine without a disk."""
+    """The services of INT 13h; `drives` are the disks by number, none where the machine has no disk."""
 
-    def __init__(self, memory: Memory, image: BlockImage | None) -> None:
+    def __init__(self, memory: Memory, drives: Mapping[int, BlockImage]) -> None:
         self._memory = memory
-        self.image = image
-        self._functions: dict[int, Callable[[Call, BlockImage], int | None]] = {
-            0x00: lambda call, image: _OK,  # reset
+        self.drives = dict(drives)
+        both: dict[int, Function] = {
+            0x00: self._nothing,  # reset
             0x02: self._read,
             0x03: self._write,
             0x04: self._verify,
             0x08: self._parameters,
-            0x0D: lambda call, image: _OK,  # reset, fixed disks only
             0x15: self._type,
+        }
+        self._floppy: dict[int, Function] = {
+            **both,
+            0x05: self._format,
+            0x16: self._nothing,  # the disk has not been changed
+            0x17: self._nothing,  # the media type for a format is the image's
+            0x18: self._media_type,
+        }
+        self._fixed: dict[int, Function] = {
+            **both,
+            0x09: self._nothing,  # initialise the drive's parameters
+            0x0C: self._seek,
+            0x0D: self._nothing,  # reset, fixed disks only
+            0x10: self._nothing,  # ready
+            0x11: self._nothing,  # recalibrate
+            0x14: self._nothing,  # controller diagnostic
             0x41: self._extensions,
             0x42: self._read_extended,
             0x43: self._write_extended,
             0x44: self._verify_extended,
+            0x47: self._seek_extended,
             0x48: self._parameters_extended,
         }
 
     def call(self, call: Call) -> None:
-        """Serve one INT 13h; the status goes to AH, carry and 40:74. None as status: AH is the function's own."""
+        """Serve one INT 13h; the status goes to AH, carry, and 40:41 or 40:74."""
+        number = call.low(RDX)
+        kept = bda.DISK_STATUS if number & FIRST else bda.FLOPPY_STATUS
         if call.high(RAX) == 0x01:
-            status = self._memory.read(bda.DISK_STATUS, 1)
+            status = self._memory.read(kept, 1)
             call.set_high(RAX, status)
             call.carry(status != _OK)
             return
-        function = self._functions.get(call.high(RAX))
-        if function is None or self.image is None or call.low(RDX) != FIRST:
-            self._finish(call, _BAD_REQUEST)
-        else:
-            self._finish(call, function(call, self.image))
+        function = (self._fixed if number & FIRST else self._floppy).get(call.high(RAX))
+        image = self.drives.get(number)
+        done = _BAD_REQUEST if function is None or image is None else function(call, image)
+        self._memory.write(kept, 1, done or _OK)
+        if done is not None:  # None: AH is the function's own
+            call.set_high(RAX, done)
+        call.carry(bool(done))
 
-    def boot(self, at: int) -> bool:
-        """Read the first sector to `at`; False without a disk whose first sector is signed 55 AA."""
-        if self.image is None or self.image.sectors == 0:
-            return False
-        sector = self.image.read(0, 1)
-        if sector[-2:] != b"\x55\xaa":
-            return False
-        self._memory.write_bytes(at, sector)
-        return True
+    def hard_disks(self) -> int:
+        return sum(number >= FIRST for number in self.drives)
 
-    def _finish(self, call: Call, status: int | None) -> None:
-        self._memory.write(bda.DISK_STATUS, 1, status or _OK)
-        if status is not None:
-            call.set_high(RAX, status)
-        call.carry(bool(status))
+    def floppies(self) -> int:
+        return len(self.drives) - self.hard_disks()
+
+    def first(self) -> int | None:
+        """The number of the drive to boot: the first that is signed 55 AA, the floppy before the hard disk."""
+        return next((number for number in sorted(self.drives) if self.drives[number].boots()), None)
+
+    def boot(self, at: int) -> int | None:
+        """Read the first sector of the drive to boot to `at`; its number, or None without one."""
+        number = self.first()
+        if number is not None:
+            self._memory.write_bytes(at, self.drives[number].read(0, 1))
+        return number
+
+    @staticmethod
+    def _nothing(call: Call, image: BlockImage) -> int:
+        """What a disk in memory has done before it is asked."""
+        return _OK
 
     # -- cylinder, head, sector ---------------------------------------------------------------------------------
 
-    def _place(self, call: Call, image: BlockImage) -> int | None:
+    @staticmethod
+    def _place(call: Call, geometry: Geometry) -> int | None:
         """The block that CX and DH name, or None: no such track or sector."""
-        cylinders, heads, sectors = image.geometry()
         cylinder = call.high(RCX) | (call.low(RCX) & 0xC0) << 2
-        head, sector = call.high(RDX), call.low(RCX) & 0x3F
-        if cylinder >= cylinders or head >= heads or not 1 <= sector <= sectors:
-            return None
-        return (cylinder * heads + head) * sectors + sector - 1
+        return geometry.block(cylinder, call.high(RDX), call.low(RCX) & 0x3F)
 
     def _by_track(self, call: Call, image: BlockImage, transfer: Callable[[BlockImage, int, int, int], int]) -> int:
         count = call.low(RAX)
-        lba = self._place(call, image)
+        lba = self._place(call, image.geometry())
         if count == 0:
             return _BAD_REQUEST
         status = _NOT_FOUND if lba is None else transfer(image, lba, count, call.address(ES, RBX))
@@ -161,17 +150,46 @@ class Disk:
             return _NOT_FOUND
         return _OK if self._memory.holds(address, count * SECTOR) else _BOUNDARY
 
+    def _seek(self, call: Call, image: BlockImage) -> int:
+        geometry = image.geometry()
+        cylinder = call.high(RCX) | (call.low(RCX) & 0xC0) << 2
+        return _OK if geometry.block(cylinder, call.high(RDX), 1) is not None else _NOT_FOUND
+
+    def _format(self, call: Call, image: BlockImage) -> int:
+        """AH=05h: fill the track of CH and DH; the sectors' addresses at ES:BX are always the geometry's."""
+        geometry = image.geometry()
+        lba = geometry.block(call.high(RCX), call.high(RDX), 1)
+        if lba is None or lba + geometry.sectors > image.sectors:
+            return _NOT_FOUND
+        if image.read_only:
+            return _WRITE_PROTECTED
+        image.write(lba, _FORMAT_FILL * geometry.sectors)
+        return _OK
+
     def _parameters(self, call: Call, image: BlockImage) -> int:
-        cylinders, heads, sectors = image.geometry()
-        last = cylinders - 1
-        call.set_word(RCX, (last & 0xFF) << 8 | last >> 8 << 6 | sectors)
-        call.set_word(RDX, (heads - 1) << 8 | 1)
-        call.set_word(RBX, call.word(RBX) & 0xFF00)
+        """AH=08h: the last cylinder, head and sector; a floppy's table in ES:DI comes from the ROM."""
+        geometry, fixed = image.geometry(), bool(call.low(RDX) & FIRST)
+        last = geometry.cylinders - 1
+        call.set_word(RCX, (last & 0xFF) << 8 | last >> 8 << 6 | geometry.sectors)
+        call.set_word(RDX, (geometry.heads - 1) << 8 | (self.hard_disks() if fixed else self.floppies()))
+        call.set_word(RBX, call.word(RBX) & 0xFF00 if fixed else _TYPES.get(image.sectors, 4))
         call.set_low(RAX, 0)
         return _OK
 
-    def _type(self, call: Call, image: BlockImage) -> None:
-        call.set_high(RAX, 3)  # fixed disk; its size is in CX:DX
+    @staticmethod
+    def _media_type(call: Call, image: BlockImage) -> int:
+        """AH=18h: whether the drive takes a format of CH cylinders and CL sectors."""
+        geometry = FLOPPIES.get(image.sectors)
+        asked = call.high(RCX), call.low(RCX) & 0x3F
+        fits = geometry is not None and asked == (geometry.cylinders - 1, geometry.sectors)
+        return _OK if fits else _UNKNOWN_MEDIA
+
+    @staticmethod
+    def _type(call: Call, image: BlockImage) -> None:
+        if not call.low(RDX) & FIRST:
+            call.set_high(RAX, _NO_CHANGE_LINE)
+            return
+        call.set_high(RAX, _FIXED)  # its size is in CX:DX
         call.set_word(RCX, min(image.sectors, 0xFFFFFFFF) >> 16)
         call.set_word(RDX, min(image.sectors, 0xFFFFFFFF))
 
@@ -188,7 +206,7 @@ class Disk:
     def _by_packet(self, call: Call, image: BlockImage, transfer: Callable[[BlockImage, int, int, int], int]) -> int:
         """Serve a disk address packet at DS:SI: size, 0, blocks, buffer offset and segment, 64-bit block number."""
         at = call.address(DS, RSI)
-        if self._memory.read(at, 1) < 16:
+        if self._memory.read(at, 1) < _PACKET:
             return _BAD_REQUEST
         count, offset, segment = (self._memory.read(at + field, 2) for field in (2, 4, 6))
         status = transfer(image, self._memory.read(at + 8, 8), count, (segment << 4) + offset)
@@ -205,12 +223,19 @@ class Disk:
     def _verify_extended(self, call: Call, image: BlockImage) -> int:
         return self._by_packet(call, image, self._compare)
 
+    def _seek_extended(self, call: Call, image: BlockImage) -> int:
+        at = call.address(DS, RSI)
+        if self._memory.read(at, 1) < _PACKET:
+            return _BAD_REQUEST
+        return _OK if self._memory.read(at + 8, 8) < image.sectors else _NOT_FOUND
+
     def _parameters_extended(self, call: Call, image: BlockImage) -> int:
         at = call.address(DS, RSI)
         if self._memory.read(at, 2) < 26 or not self._memory.holds(at, 26):
             return _BAD_REQUEST
-        cylinders, heads, sectors = image.geometry()
+        shown = image.ata_geometry()  # the physical geometry, not that of the other functions (EDD 3.0, 8.10)
         geometry_valid = 1 << 1
-        answer = struct.pack("<HHIIIQH", 26, geometry_valid, cylinders, heads, sectors, image.sectors, SECTOR)
+        counts = (shown.cylinders, shown.heads, shown.sectors, image.sectors, SECTOR)
+        answer = struct.pack("<HHIIIQH", 26, geometry_valid, *counts)
         self._memory.write_bytes(at, answer)
         return _OK

@@ -1,4 +1,4 @@
-"""INT 10h: the text screen at B8000, its cursor, and the teletype that also writes to the console."""
+"""INT 10h: the text screen at B8000 and its cursor; what is written by it also goes to the console."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Final
 from emu.bus import Bus
 from emu.devices.bios import bda
 from emu.devices.bios.call import Call, Memory
+from emu.devices.bios.mirror import Mirror
 from isa.x86.state import ES, RAX, RBP, RBX, RCX, RDX
 
 TEXT: Final = 0xB8000
@@ -15,6 +16,7 @@ COLUMNS: Final = 80
 ROWS: Final = 25
 PAGES: Final = 8
 _BLANK: Final = 0x0720
+_PALETTE: Final = (*range(6), 0x14, 7, *range(0x38, 0x40))
 _TEXT_MODES: Final = frozenset((0, 1, 2, 3, 7))
 _KEEP_SCREEN: Final = 0x80  # added to a mode number: do not clear
 _BEL, _BS, _LF, _CR = 7, 8, 10, 13
@@ -27,7 +29,7 @@ class Video:
     def __init__(self, memory: Memory, ports: Bus, console: Callable[[bytes], None]) -> None:
         self._memory = memory
         self._ports = ports
-        self._console = console
+        self._mirror = Mirror(console, ROWS, COLUMNS)
         self._functions: dict[int, Callable[[Call], None]] = {
             0x00: self._set_mode,
             0x01: self._set_shape,
@@ -41,6 +43,7 @@ class Video:
             0x0A: self._write_characters,
             0x0E: self._teletype,
             0x0F: self._get_mode,
+            0x10: self._palette,
             0x12: self._alternate,
             0x13: self._write_string,
             0x1A: self._display_combination,
@@ -61,6 +64,7 @@ class Video:
         self._memory.write(bda.VIDEO_MODE, 1, 3)
         self._memory.write_bytes(bda.CURSORS, bytes(2 * PAGES))
         if not keep:
+            self._mirror.cleared()
             self._memory.write_bytes(TEXT, _BLANK.to_bytes(2, "little") * (0x8000 // 2))
         self._activate(0)
 
@@ -133,8 +137,11 @@ class Video:
     def _repeat(self, call: Call, attribute: int | None) -> None:
         page = call.high(RBX) % PAGES
         row, column = self._cursor(page)
-        for step in range(min(call.word(RCX), COLUMNS * ROWS)):
+        count = min(call.word(RCX), COLUMNS * ROWS)
+        for step in range(count):
             self._store(self._cell(page, row, column + step), call.low(RAX), attribute)
+        if count and page == self._memory.read(bda.ACTIVE_PAGE, 1):
+            self._mirror.glyphs(bytes((call.low(RAX),)) * count, row, column)
 
     def _store(self, at: int, character: int, attribute: int | None) -> None:
         self._memory.write(at, 1, character)
@@ -151,7 +158,19 @@ class Video:
         page = self._memory.read(bda.ACTIVE_PAGE, 1) % PAGES
         top, left = call.high(RCX), call.low(RCX)
         bottom, right = min(call.high(RDX), ROWS - 1), min(call.low(RDX), COLUMNS - 1)
-        self._scroll(page, (top, left, bottom, right), call.low(RAX), direction, call.high(RBX))
+        by = call.low(RAX)
+        self._scroll(page, (top, left, bottom, right), by, direction, call.high(RBX))
+        if top > bottom or left > right:
+            return
+        whole = (top, left, bottom, right) == (0, 0, ROWS - 1, COLUMNS - 1)
+        if whole and not 0 < by < ROWS:
+            self._mirror.cleared()
+        elif whole and direction > 0:
+            self._mirror.scrolled(by)
+        else:
+            for row in range(top, bottom + 1):
+                cells = self._memory.read_bytes(self._cell(page, row, left), (right - left + 1) * 2)
+                self._mirror.glyphs(cells[::2], row, left)
 
     def _scroll(self, page: int, window: tuple[int, int, int, int], by: int, direction: int, attribute: int) -> None:
         """Move the rows of a window up (direction 1) or down (-1) by `by` rows, 0 for all of them; blank the rest."""
@@ -173,8 +192,8 @@ class Video:
 
     def _put(self, character: int, page: int, attribute: int | None) -> None:
         """Teletype one character: obey BEL, BS, LF and CR, wrap and scroll."""
-        self._console(bytes((character,)))
         row, column = self._cursor(page)
+        self._mirror.teletype(character, row, column)
         if character == _BEL:
             return
         if character == _BS:
@@ -209,10 +228,25 @@ class Video:
 
     # -- what the adapter is ------------------------------------------------------------------------------------
 
+    def _palette(self, call: Call) -> None:
+        """AH=10h: colours are the display's own; what can be read reads as a VGA's default."""
+        match call.low(RAX):
+            case 0x07:  # one palette register: EGA's sixteen colours, brown and the bright ones moved
+                register = call.low(RBX)
+                call.set_high(RBX, _PALETTE[register] if register < len(_PALETTE) else 0)
+            case 0x08:
+                call.set_high(RBX, 0)  # the border
+            case 0x1A:
+                call.set_word(RBX, 0)  # paging of the colour registers: mode 0, page 0
+
     def _alternate(self, call: Call) -> None:
-        if call.low(RBX) == 0x10:  # EGA information: colour, 256 KiB
+        """AH=12h: what the adapter is; the settings that a text screen of one size knows are accepted and ignored."""
+        function = call.low(RBX)
+        if function == 0x10:  # EGA information: colour, 256 KiB
             call.set_word(RBX, 0x0003)
             call.set_word(RCX, 0x0009)
+        elif 0x30 <= function <= 0x36:
+            call.set_low(RAX, 0x12)
 
     def _display_combination(self, call: Call) -> None:
         if call.low(RAX) == 0:
