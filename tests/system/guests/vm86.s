@@ -1,5 +1,5 @@
 ; Virtual-8086 mode (QEMU checks no segment limits, has no INT1 and leaves EXT clear, so these are not here): entry by IRET and by a task switch, IOPL-sensitive and privileged instructions, events, I/O permission
-.include "env.inc"
+.include "env32.inc"
 
 .equ SEG, 0x2000                ; where the 16-bit code lies, as a paragraph number
 .equ AT, SEG * 16

@@ -1,5 +1,5 @@
 ; Debug registers: breakpoints on instructions, data and ports, single steps, and the shadow of a load of SS
-.include "env.inc"
+.include "env32.inc"
 
 .macro breakpoints zero, one, seven
     mov eax, \zero

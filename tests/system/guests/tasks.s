@@ -1,5 +1,5 @@
 ; Hardware task switches: JMP, CALL, IRET and events through TSS descriptors and task gates, and their faults
-.include "env.inc"
+.include "env32.inc"
 
 ; TR, EFLAGS, CR0.TS, the types of both TSS descriptors, and the back link of the other task
 state:
