@@ -8,7 +8,7 @@ FFFFFFFF_FFFFFFFF
   C0000000 ----------- the hole: no RAM from here to 4 GiB
           :            RAM
   00100000 -----------
-  000F0000             BIOS ROM (real-mode starts), read-only
+  000F0000             BIOS ROM, read-only (with --bios firmware in 000E0000.. as the host bridge's PAM registers say)
   000C0000             RAM
   000B8000             VGA text memory, plain RAM
   000A0000             nothing: reads as all ones
@@ -23,7 +23,10 @@ ports                               IRQ
 080 POST code, 092 system control A
 0B2-0B3 SMI command, 600-63F power management   9
 0BE BIOS services, 0E9 debug console, 0F4 debug exit
+1F0-1F7, 3F6 IDE (with a disk)        14
+2F8-2FF COM2                          3
 3C0-3DF VGA, 3F8-3FF COM1             4
+402 debug console of firmware (--bios)
 CF8-CFF PCI configuration, CF9 reset
 """
 
@@ -53,11 +56,20 @@ DEBUGCON: Final = 0xE9
 DEBUG_EXIT: Final = 0xF4
 SMI_COMMAND: Final = 0xB2
 POWER_MANAGEMENT: Final = 0x600
+POWER_MANAGEMENT_SIZE: Final = 0x40
 VGA: Final = 0x3C0
 COM1: Final = 0x3F8
+COM2: Final = 0x2F8
+IDE: Final = 0x1F0
+IDE_CONTROL: Final = 0x3F6
+FIRMWARE_DEBUG: Final = 0x402
 PCI: Final = 0xCF8
 
 IRQ_TIMER: Final = 0
 IRQ_KEYBOARD: Final = 1
+IRQ_COM2: Final = 3
 IRQ_COM1: Final = 4
 IRQ_RTC: Final = 8
+IRQ_SCI: Final = 9
+IRQ_IDE: Final = 14
+PCI_ROUTES: Final = (10, 10, 11, 11)  # IRQs of INTA to INTD

@@ -22,18 +22,20 @@ class Device(Protocol):
 
 
 class Range:
-    """One attached range: `start`..`end` exclusive. A device may be attached several times; `tag` tells them apart."""
+    """One attached range: `start`..`end` exclusive, whose device takes accesses of up to `width` bytes."""
 
-    __slots__ = ("start", "end", "device", "base_offset")
+    __slots__ = ("base_offset", "device", "end", "start", "width")
 
-    def __init__(self, start: int, end: int, device: Device, base_offset: int) -> None:
+    def __init__(self, start: int, end: int, device: Device, base_offset: int, width: int) -> None:
         self.start, self.end, self.device, self.base_offset = start, end, device, base_offset
+        self.width = width
 
 
 class Bus:
     """An address space of devices; an access nobody claims reads as all ones and its write is dropped.
 
-    An access wider than a port device handles is the device's business: the bus passes `size` on.
+    An access that is wider than the device at its address takes, or that reaches beyond it, is made in halves, the low
+    one first, as an ISA bus does.
     """
 
     def __init__(self, name: str) -> None:
@@ -41,9 +43,12 @@ class Bus:
         self._ranges: list[Range] = []
         self._starts: list[int] = []
 
-    def attach(self, start: int, length: int, device: Device, base_offset: int = 0) -> None:
-        """Attach `device` at [start, start+length), its offsets from `base_offset` on; ValueError on overlap."""
-        new = Range(start, start + length, device, base_offset)
+    def attach(self, start: int, length: int, device: Device, base_offset: int = 0, width: int = 8) -> None:
+        """Attach `device` at [start, start+length), its offsets from `base_offset` on; ValueError on overlap.
+
+        `width` is the widest access in bytes that it takes in one piece.
+        """
+        new = Range(start, start + length, device, base_offset, width)
         for old in self._ranges:
             if new.start < old.end and old.start < new.end:
                 raise ValueError(
@@ -66,15 +71,31 @@ class Bus:
             return self._ranges[at]
         return None
 
+    def _free(self, address: int, size: int) -> bool:
+        """True where no range begins within an access whose first byte nobody claims."""
+        at = bisect_right(self._starts, address)
+        return at == len(self._starts) or self._starts[at] >= address + size
+
     def read(self, address: int, size: int) -> int:
         found = self.find(address)
-        if found is None:
+        if found is None and self._free(address, size):
             return ALL_ONES[size]
+        if size > 1 and (found is None or size > found.width or address + size > found.end):
+            half = size >> 1
+            return self.read(address, half) | self.read(address + half, half) << half * 8
+        assert found is not None  # one byte is free or not
         return found.device.read(address - found.start + found.base_offset, size) & ALL_ONES[size]
 
     def write(self, address: int, size: int, value: int) -> None:
         found = self.find(address)
-        if found is not None:
+        if found is None and self._free(address, size):
+            return
+        if size > 1 and (found is None or size > found.width or address + size > found.end):
+            half = size >> 1
+            self.write(address, half, value & ALL_ONES[half])
+            self.write(address + half, half, value >> half * 8)
+        else:
+            assert found is not None
             found.device.write(address - found.start + found.base_offset, size, value & ALL_ONES[size])
 
     def ranges(self) -> list[Range]:

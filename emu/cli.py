@@ -28,7 +28,7 @@ Exit codes:
   70   a bug in vemu      124  time-out     130  interrupted"""
 
 _ENGINES = ("translate", "interpret")
-_FORMATS = ("flat", "boot", "elf", "multiboot", "linux")
+_FORMATS = ("flat", "boot", "elf", "multiboot", "linux", "firmware")
 _BLOCKS_SECONDS = 2.0
 
 
@@ -59,7 +59,8 @@ def _set_debug(ctx: click.Context, _param: click.Parameter, value: bool) -> None
 def guest_options(command: F) -> F:
     """The argument and the options that say what the guest is."""
     for option in reversed((
-        click.argument("guest"),
+        click.argument("guest", required=False),
+        click.option("--bios", type=click.Path(), metavar="FILE", help="Start this firmware; GUEST is then its disk."),
         click.option("--memory", type=size, metavar="SIZE", help="RAM, as 128M (the default of most guests)."),
         click.option("--mode", type=click.Choice(["16", "32", "64"]), help="Bits the guest starts in."),
         click.option("--org", type=number, metavar="ADDR", help="Load address of a flat binary."),
@@ -76,7 +77,9 @@ def guest_options(command: F) -> F:
     return command
 
 
-def _config(guest: str, memory: int | None, mode: str | None, format_: str | None, **more: Any) -> MachineConfig:
+def _config(
+    guest: str | None, bios: str | None, memory: int | None, mode: str | None, format_: str | None, **more: Any
+) -> MachineConfig:
     from pathlib import Path
 
     from emu.config import MachineConfig
@@ -84,6 +87,16 @@ def _config(guest: str, memory: int | None, mode: str | None, format_: str | Non
     for name in ("initrd", "disk"):
         if more[name] is not None:
             more[name] = Path(more[name])
+    if bios is not None:
+        if format_ not in (None, "firmware"):
+            raise click.UsageError(f"--bios {bios}: a firmware's --format is firmware, not {format_}")
+        if guest is not None:
+            if more["disk"] is not None:
+                raise click.UsageError(f"--bios: its disk is {guest} or --disk {more['disk']}, not both")
+            more["disk"] = Path(guest)
+        guest, format_ = bios, "firmware"
+    if guest is None:
+        raise click.UsageError("Missing argument 'GUEST'.")
     return MachineConfig(guest, memory=memory or 0, mode=int(mode) if mode else None, format=format_, **more)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from guests import Guest
 
 ENGINES: Final = ("translate", "interpret")
-FORMATS: Final = ("flat", "boot", "elf", "multiboot", "linux")
+FORMATS: Final = ("flat", "boot", "elf", "multiboot", "linux", "firmware")
 MODES: Final = (16, 32, 64)
 CONSOLES: Final = ("serial", "vga")
 DEFAULT_MEMORY: Final = 128 * MIB

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,35 +13,24 @@ from emu.bus import Bus, Device
 from emu.clock import Clock, HostTime, InstructionTime
 from emu.config import MachineConfig, read_file, resolve_guest
 from emu.dbt.block import Block
-from emu.devices.bios import SERVICE_PORT, Bios, BlockImage
-from emu.devices.debugcon import DebugConsole
-from emu.devices.debugexit import DebugExit
-from emu.devices.i8042 import I8042
-from emu.devices.pci import PciConfig
-from emu.devices.pic import PicPair
-from emu.devices.pit import Pit, PortB
-from emu.devices.pm import PowerManagement, SmiCommand
-from emu.devices.port92 import Port92
-from emu.devices.post import PostCode
-from emu.devices.reset import ResetControl
-from emu.devices.rtc import Rtc
-from emu.devices.serial import Serial
-from emu.devices.vga import Vga
+from emu.disk_image import BlockImage
 from emu.engines.base import Engine
 from emu.engines.interpret import InterpretEngine
 from emu.engines.translate import TranslateEngine
 from emu.exits import Ending, EndReason
 from emu.loader.detect import load
+from emu.loader.firmware import check_size
 from emu.loader.image import GuestImage, LoadedGuest, LoadOptions
 from emu.memory import GuestMemory
 from emu.monitor import Monitor, Ports
+from emu.pc import Drives, Outlets, Pc
 from emu.watch import TextWatch
 from isa.x86.cpu import Cpu
+from isa.x86.state import RDX
 
 Output = Callable[[bytes], None]
 
 _LOOK_AT_SCREEN = 50_000_000  # ns of guest time between two looks for awaited text on the VGA screen
-_FIXED_START = datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)  # the clock's date under --deterministic
 
 
 @dataclass(slots=True)
@@ -101,7 +89,8 @@ class Machine:
         self._watch = TextWatch(config.expect, config.fail_on, self._expected, self._failed)
         self.mmio = Bus("memory")
         self.ports = Bus("port")
-        self.memory = GuestMemory(config.memory, self.mmio)
+        rom = check_size(guest) if config.format == "firmware" else 0
+        self.memory = GuestMemory(config.memory, self.mmio, rom)
         self._outside = Ports(self.ports)
         self.state = Cpu(self.memory, self._outside, None)
         self.state.apic_base = 0  # the board has no local APIC, and CPUID says so
@@ -114,7 +103,9 @@ class Machine:
             self.state, self._engine, self.clock, self._interrupt_pending, self._acknowledge, self.name_of
         )
         self.clock.changed = self._monitor.attend
-        self._build_board(guest)
+        self._board = self._build_board(guest)
+        if config.console == "vga" and self._watch.wanted:
+            self.clock.at(_LOOK_AT_SCREEN, self._look_at_screen)
         self._seconds = 0.0
 
     # -- construction ------------------------------------------------------------------------------------------
@@ -139,51 +130,39 @@ class Machine:
         )
         return load(image, self.memory, self.state, options)
 
-    def _build_board(self, image: GuestImage) -> None:
-        config, ports, clock = self.config, self.ports, self.clock
-        start = _FIXED_START if config.deterministic else datetime.datetime.now(datetime.UTC)
-        self._pic = pic = PicPair(self._monitor.interrupt_line)
-        pit = Pit(clock, pic.line(0))
-        self.serial = Serial(pic.line(4), clock, self._serial_written)
-        self.keyboard = I8042(pic.line(1), self._reset, self._a20)
-        self.vga = Vga(self.memory.read_bytes)
-        self.post = PostCode()
-        power = PowerManagement(clock, pic.line(9), self._power_off)
-        attached: tuple[tuple[int, int, Device, int], ...] = (
-            (boards.PIC_MASTER, 2, pic, 0),
-            (boards.PIC_SLAVE, 2, pic, 2),
-            (boards.PIC_ELCR, 2, pic, 4),
-            (boards.PIT, 4, pit, 0),
-            (boards.PORT_B, 1, PortB(pit, clock), 0),
-            (boards.KEYBOARD_DATA, 1, self.keyboard, 0),
-            (boards.KEYBOARD_STATUS, 1, self.keyboard, 4),
-            (boards.RTC, 2, Rtc(clock, pic.line(8), start, config.memory), 0),
-            (boards.POST, 1, self.post, 0),
-            (boards.SMI_COMMAND, 2, SmiCommand(power), 0),
-            (boards.POWER_MANAGEMENT, 0x40, power, 0),
-            (boards.PORT_92, 1, Port92(self._a20, self._reset), 0),
-            (boards.DEBUGCON, 1, DebugConsole(self._debug_written), 0),
-            (boards.DEBUG_EXIT, 4, DebugExit(self._debug_exit), 0),
-            (boards.VGA, 0x20, self.vga, 0),
-            (boards.COM1, 8, self.serial, 0),
-            (boards.PCI, 8, PciConfig(ResetControl(self._reset)), 0),
+    def _build_board(self, image: GuestImage) -> Pc:
+        outlets = Outlets(
+            com1=self._serial_written,
+            com2=_discard,
+            debug=self._console_written,
+            bios=self._bios_written,
+            debug_exit=self._debug_exit,
+            reset=self._reset,
+            power_off=self._power_off,
         )
-        for where, length, device, base in attached:
-            ports.attach(where, length, device, base)
+        drives = self._drives(image)
+        line = self._monitor.interrupt_line
+        board = Pc(self.config, self.state, self.memory, self.ports, self.clock, outlets, line, drives)
         if self.guest.bios or self._room_for_bios():
-            disk = None
-            if config.disk is not None:
-                disk = BlockImage(read_file(config.disk, "disk image"))
-            elif self.guest.format == "boot":
-                disk = BlockImage(image.data)
-            bios = Bios(_StateOf(self.state), self.memory, ports, clock, self._bios_written, disk)
-            ports.attach(SERVICE_PORT, 1, bios)
-            bios.install()
-        if config.console == "vga" and self._watch.wanted:
-            self.clock.at(_LOOK_AT_SCREEN, self._look_at_screen)
+            boots = board.install_bios()
+            if self.guest.format == "boot" and boots is not None:
+                self.state.regs[RDX] = boots
+        return board
+
+    def _drives(self, image: GuestImage) -> Drives:
+        """The disks: that of --disk, or the boot sector's own image, which is a floppy disk where its size is one's."""
+        hard = None
+        if self.config.disk is not None:
+            hard = BlockImage(read_file(self.config.disk, "disk image"))
+        if self.guest.format != "boot":
+            return Drives(hard)
+        own = BlockImage(image.data)
+        return Drives(hard, own) if own.is_floppy() else Drives(hard or own)
 
     def _room_for_bios(self) -> bool:
         """True where the guest left the BIOS's memory alone: kernels look there, and some go back to real mode."""
+        if self.guest.format == "firmware":
+            return False
         places = ((0, boards.BIOS_DATA_END), (boards.BIOS_ROM, boards.BIOS_ROM_SIZE))
         return not any(any(self.memory.read_bytes(start, length)) for start, length in places)
 
@@ -200,10 +179,10 @@ class Machine:
     # -- what devices report -----------------------------------------------------------------------------------
 
     def _interrupt_pending(self) -> bool:
-        return self._pic.pending()
+        return self._board.pending()
 
     def _acknowledge(self) -> int:
-        return self._pic.acknowledge()
+        return self._board.acknowledge()
 
     def _serial_written(self, data: bytes) -> None:
         if self.config.console == "serial":
@@ -219,9 +198,6 @@ class Machine:
         self._console(data)
         self._watch.feed(data)
 
-    def _debug_written(self, data: bytes) -> None:
-        self._console_written(data)
-
     def _debug_exit(self, value: int) -> None:
         status = value << 1 | 1
         code = 0 if self.config.success_code == status else status & 0xFF
@@ -234,7 +210,7 @@ class Machine:
         self._monitor.end(Ending(EndReason.FAILED_ON, 10, f"the console showed {text!r} (--fail-on)"))
 
     def _look_at_screen(self) -> None:
-        self._watch.look("\n".join(self.vga.text()))
+        self._watch.look("\n".join(self._board.vga.text()))
         self.clock.at(self.clock.now() + _LOOK_AT_SCREEN, self._look_at_screen)
 
     def _reset(self) -> None:
@@ -242,9 +218,6 @@ class Machine:
 
     def _power_off(self) -> None:
         self._monitor.end(Ending(EndReason.POWER_OFF, 0, "the guest switched the machine off"))
-
-    def _a20(self, _enabled: bool) -> None:
-        """The A20 gate is not modelled: address line 20 always works."""
 
     # -- running -----------------------------------------------------------------------------------------------
 
@@ -271,20 +244,20 @@ class Machine:
     def send_input(self, data: bytes) -> None:
         """Type `data` on the selected console; callable from any thread."""
         if self.config.console == "serial":
-            self._monitor.submit(lambda: self.serial.receive(data))
+            self._monitor.submit(lambda: self._board.serial.receive(data))
             if self.guest.bios:
-                self._monitor.submit(lambda: self.keyboard.type_text(data.decode("latin-1")))
+                self._monitor.submit(lambda: self._board.keyboard.type_text(data.decode("latin-1")))
         else:
-            self._monitor.submit(lambda: self.keyboard.type_text(data.decode("latin-1")))
+            self._monitor.submit(lambda: self._board.keyboard.type_text(data.decode("latin-1")))
 
     def screenshot(self) -> bytes:
         """The VGA text screen as a PNG."""
         from emu.screen import render_png  # here: only a screenshot needs the imaging library
 
-        return render_png(self.vga)
+        return render_png(self._board.vga)
 
     def screen_text(self) -> list[str]:
-        return self.vga.text()
+        return self._board.vga.text()
 
     def blocks(self) -> list[Block]:
         """Translated blocks in order of translation; none under `interpret`."""
@@ -338,10 +311,3 @@ class Machine:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         self.close()
-
-
-@dataclass(frozen=True, slots=True)
-class _StateOf:
-    """The CPU as the BIOS services see it."""
-
-    state: Cpu

@@ -80,6 +80,19 @@ def test_power_off_without_the_expected_text_says_so(vemu: Vemu, little: Little)
     assert (done.code, done.line) == (0, "the console never showed 'ho'")
 
 
+def test_firmware_with_a_disk(vemu: Vemu, tmp_path: Path) -> None:
+    rom, disk = tmp_path / "rom", tmp_path / "disk"
+    rom.write_bytes(
+        bytes.fromhex("b0 02 e6 f4 f4").ljust(0xFFF0, b"\x90") + bytes.fromhex("e9 0d 00").ljust(16, b"\x90")
+    )
+    disk.write_bytes(bytes(512))
+    assert vemu("run", "--bios", rom).code == vemu("run", "--bios", rom, disk).code == 5
+    assert vemu("run", "--bios", rom, disk, "--disk", disk).code == 2
+    assert vemu("run", "--bios", rom, "--format", "elf").code == 2
+    assert vemu("run").code == 2
+    assert "no firmware" in vemu("run", "--bios", disk).err
+
+
 # -- streams -----------------------------------------------------------------------------------------------------------
 
 

@@ -27,7 +27,7 @@ LIBRARIES = {
 # Modules that may import nothing of the project but what stands here (and their own package's parts).
 ALLOWED = {
     "isa.*": ("isa", "isa.*"),
-    "emu.devices.*": ("emu.bus", "emu.irq", "emu.clock", "emu.disk_image", "isa.x86.state"),
+    "emu.devices.*": ("emu.bus", "emu.irq", "emu.clock", "emu.disk_image", "emu.devices.pci", "isa.x86.state"),
     "emu.loader.*": ("emu.memory", "emu.errors", "isa.x86.state", "emu.loader.*"),
     "emu.dbt.*": ("isa.*", "emu.mmu", "emu.memory", "emu.backends.base", "emu.dbt.*"),
     "emu.monitor": (
@@ -55,9 +55,10 @@ PARTS = {
 # Concrete classes and who may name them (their own package follows ALLOWED).
 CONCRETE = ("emu.devices.*", "emu.engines.interpret", "emu.engines.translate", "emu.backends.*")
 NOT_CONCRETE = ("emu.engines.base", "emu.backends.base")
-COMPOSERS = ("emu.machine",)
+COMPOSERS = ("emu.machine", "emu.pc")
 # Who may stand above the machine.
 ABOVE = {
+    "emu.pc": ("emu.machine",),
     "emu.machine": ("emu", "emu.cli_*", "emu.doctor", "emu.report", "emu.verify"),
     "emu.cli": ("emu.__main__",),
     "emu.cli_*": ("emu.cli", "emu.__main__"),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 class DebugConsole:
-    """A one-port output; a wider write outputs its low byte."""
+    """A one-port output."""
 
     name = "debug console"
 
@@ -14,7 +14,7 @@ class DebugConsole:
         self._output = output
 
     def read(self, offset: int, size: int) -> int:
-        return 0xE9 | (0xFFFFFF00 if size > 1 else 0)
+        return 0xE9
 
     def write(self, offset: int, size: int, value: int) -> None:
-        self._output(bytes((value & 0xFF,)))
+        self._output(bytes((value,)))

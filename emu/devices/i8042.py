@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from emu.bus import ALL_ONES
 from emu.irq import IrqLine
 
 _STATUS_FULL, _STATUS_SYSTEM, _STATUS_COMMAND, _STATUS_UNLOCKED = 0x01, 0x04, 0x08, 0x10
@@ -86,19 +85,17 @@ class I8042:
         self._line.set(bool(self._queue) and bool(self.state.config & _CB_IRQ1))
 
     def read(self, offset: int, size: int) -> int:
-        ones = ALL_ONES[size] & ~0xFF
         s = self.state
         if offset == 4:
             status = _STATUS_UNLOCKED | (_STATUS_FULL if self._queue else 0)
             status |= s.config & _STATUS_SYSTEM | (_STATUS_COMMAND if s.last_was_command else 0)
-            return status | ones
+            return status
         value = self._queue.popleft() if self._queue else 0
         self._line.set(False)  # each byte makes an edge of its own
         self._update()
-        return value | ones
+        return value
 
     def write(self, offset: int, size: int, value: int) -> None:
-        value &= 0xFF
         s = self.state
         s.last_was_command = offset == 4
         if offset == 4:

@@ -1,4 +1,4 @@
-"""PCI configuration mechanism 1 (PCI Local Bus Specification 3.0, 3.2.2.3.2) with a host bridge and an ISA bridge."""
+"""PCI configuration mechanism 1 (PCI Local Bus Specification 3.0, 3.2.2.3.2), functions and what their BARs decode."""
 
 from __future__ import annotations
 
@@ -140,29 +140,16 @@ class PciWindows:
                         self._buses[window.is_io].attach(window.start, window.length, devices[window.bar])
 
 
-def piix3_ide() -> PciFunction:
-    """The IDE function of the PIIX3, without its bus master, in compatibility mode: ports and IRQs of the AT.
-
-    Both channels decode, as firmware leaves them (IDETIM bit 15; Intel 82371SB datasheet, 2.3.9).
-    """
-    function = PciFunction(0x8086, 0x7010, 0x010100)
-    function.config[_COMMAND] = _DECODE_IO
-    function.config[0x40:0x44] = b"\x00\x80" * 2
-    function.writable[0x40:0x44] = b"\xff" * 4
-    return function
-
-
 class PciConfig:
     """The address register at offset 0, the data register at offset 4; a byte at offset 1 is the reset control."""
 
     name = "PCI configuration"
 
-    def __init__(self, reset_control: Device) -> None:
+    def __init__(self, reset_control: Device, host_bridge: PciFunction) -> None:
         self._reset_control = reset_control
         self._address = 0
         self._functions: dict[int, PciFunction] = {}
-        self.add(0, PciFunction(0x8086, 0x1237, 0x060000))
-        self.add(1, PciFunction(0x8086, 0x7000, 0x060100))
+        self.add(0, host_bridge)
 
     def add(self, slot: int, function: PciFunction, number: int = 0) -> None:
         """Put a function into a slot (0..31) of bus 0; raises ValueError where one is already.

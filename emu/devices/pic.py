@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from emu.bus import ALL_ONES
 from emu.irq import IrqLine
 
 _CASCADE = 2
@@ -215,10 +214,9 @@ class PicPair:
         else:
             value = (self._slave if offset & 2 else self._master).read(offset & 1)
             self._update()
-        return value | ALL_ONES[size] & ~0xFF
+        return value
 
     def write(self, offset: int, size: int, value: int) -> None:
-        value &= 0xFF
         if offset >= 4:
             pic = self._master if offset == 4 else self._slave
             pic.trigger(value & _ELCR_MASK[offset - 4])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from emu.bus import ALL_ONES
 from emu.clock import Alarm, Clock
 from emu.irq import IrqLine
 
@@ -271,12 +270,11 @@ class Pit:
 
     def read(self, offset: int, size: int) -> int:
         if offset == 3:
-            return ALL_ONES[size]
-        return self.counters[offset].read(self._now()) | ALL_ONES[size] & ~0xFF
+            return 0xFF
+        return self.counters[offset].read(self._now())
 
     def write(self, offset: int, size: int, value: int) -> None:
         before = self.output(0)
-        value &= 0xFF
         if offset == 3:
             touched = self._control(value)
         else:
@@ -314,8 +312,7 @@ class PortB:
 
     def read(self, offset: int, size: int) -> int:
         refresh = self._clock.now() // _REFRESH_NS & 1
-        value = self._value | refresh << 4 | self._pit.output(2) << 5
-        return value | ALL_ONES[size] & ~0xFF
+        return self._value | refresh << 4 | self._pit.output(2) << 5
 
     def write(self, offset: int, size: int, value: int) -> None:
         self._value = value & 0x0F

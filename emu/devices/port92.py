@@ -17,7 +17,7 @@ class Port92:
         self.value = _A20
 
     def read(self, offset: int, size: int) -> int:
-        return self.value | (0xFFFFFF00 if size > 1 else 0)
+        return self.value
 
     def write(self, offset: int, size: int, value: int) -> None:
         rises = value & ~self.value & _RESET

@@ -12,7 +12,7 @@ class PostCode:
         self.last = 0
 
     def read(self, offset: int, size: int) -> int:
-        return self.last | (0xFFFFFF00 if size > 1 else 0)
+        return self.last
 
     def write(self, offset: int, size: int, value: int) -> None:
-        self.last = value & 0xFF
+        self.last = value

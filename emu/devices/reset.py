@@ -18,7 +18,7 @@ class ResetControl:
         self.value = 0
 
     def read(self, offset: int, size: int) -> int:
-        return self.value | (0xFFFFFF00 if size > 1 else 0)
+        return self.value
 
     def write(self, offset: int, size: int, value: int) -> None:
         rises = value & ~self.value & _RESET_CPU

@@ -6,7 +6,6 @@ import calendar
 import datetime
 from dataclasses import dataclass, field
 
-from emu.bus import ALL_ONES
 from emu.clock import Alarm, Clock
 from emu.irq import IrqLine
 
@@ -185,9 +184,8 @@ class Rtc:
     # -- registers ---------------------------------------------------------------------------------------------
 
     def read(self, offset: int, size: int) -> int:
-        ones = ALL_ONES[size] & ~0xFF
         if not offset:
-            return 0xFF | ones
+            return 0xFF
         self._collect()
         register = self.state.index
         if register == _C:
@@ -198,7 +196,7 @@ class Rtc:
             if register == _A and self._updating():
                 value |= _A_UIP
         self._update()
-        return value | ones
+        return value
 
     def _updating(self) -> bool:
         if self._stopped() or self.cmos[_B] & _B_SET:
@@ -206,7 +204,6 @@ class Rtc:
         return self.state.seen % _SECOND >= _SECOND - _UIP_NS
 
     def write(self, offset: int, size: int, value: int) -> None:
-        value &= 0xFF
         if not offset:
             self.state.index = value & 0x7F  # bit 7 masks the NMI, of which the board has no source
             return

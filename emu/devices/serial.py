@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from emu.bus import ALL_ONES
 from emu.clock import Alarm, Clock
 from emu.irq import IrqLine
 
@@ -115,9 +114,6 @@ class Serial:
         return (mcr & 2) << 3 | (mcr & 1) << 5 | (mcr & 4) << 4 | (mcr & 8) << 4
 
     def read(self, offset: int, size: int) -> int:
-        return self._read(offset) | ALL_ONES[size] & ~0xFF
-
-    def _read(self, offset: int) -> int:
         s = self.state
         if s.lcr & 0x80 and offset < 2:
             return s.divisor >> 8 * offset & 0xFF
@@ -150,7 +146,7 @@ class Serial:
         return value
 
     def write(self, offset: int, size: int, value: int) -> None:
-        s, value = self.state, value & 0xFF
+        s = self.state
         if s.lcr & 0x80 and offset < 2:
             s.divisor = s.divisor & 0xFF << 8 * (1 - offset) | value << 8 * offset
             return

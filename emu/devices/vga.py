@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from emu.bus import ALL_ONES
-
 TEXT = 0xB8000
 TEXT_SIZE = 0x8000
 COLUMNS, ROWS = 80, 25
@@ -68,12 +66,6 @@ class Vga:
     # -- registers ---------------------------------------------------------------------------------------------
 
     def read(self, offset: int, size: int) -> int:
-        value = self._read(offset)
-        if size == 2 and offset in (0x04, 0x0E, 0x14):  # index and data at once
-            return value | self._read(offset + 1) << 8
-        return value | ALL_ONES[size] & ~0xFF
-
-    def _read(self, offset: int) -> int:
         match offset:
             case 0x00:
                 return self._attribute_index
@@ -119,11 +111,6 @@ class Vga:
             registers[index] = value
 
     def write(self, offset: int, size: int, value: int) -> None:
-        self._write(offset, value & 0xFF)
-        if size == 2 and offset in (0x04, 0x0E, 0x14):
-            self._write(offset + 1, value >> 8 & 0xFF)
-
-    def _write(self, offset: int, value: int) -> None:
         match offset:
             case 0x00:
                 if self._attribute_data:

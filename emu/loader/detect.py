@@ -9,6 +9,7 @@ from emu.errors import UsageError
 from emu.loader.boot import is_boot, load_boot
 from emu.loader.elf import MAGIC as ELF_MAGIC
 from emu.loader.elf import load_elf
+from emu.loader.firmware import load_firmware
 from emu.loader.flat import load_flat
 from emu.loader.image import GuestImage, LoadedGuest, LoadOptions
 from emu.loader.linux import is_linux, load_linux
@@ -24,10 +25,18 @@ LOADERS: Final[dict[str, Loader]] = {
     "elf": load_elf,
     "multiboot": load_multiboot,
     "linux": load_linux,
+    "firmware": load_firmware,
 }
 FORMATS: Final = tuple(LOADERS)
 # Which formats start in which modes, and which take a command line and an initial RAM disk.
-_MODES: Final = {"flat": (16, 32, 64), "boot": (16,), "elf": (32, 64), "multiboot": (32,), "linux": (32, 64)}
+_MODES: Final = {
+    "flat": (16, 32, 64),
+    "boot": (16,),
+    "elf": (32, 64),
+    "multiboot": (32,),
+    "linux": (32, 64),
+    "firmware": (16,),
+}
 _WITH_COMMAND_LINE: Final = frozenset(("multiboot", "linux"))
 
 

@@ -106,11 +106,18 @@ def _call(insn: Insn, pc: int) -> Op:
         return direct
 
     def checked(cpu: Cpu) -> None:
-        check_target(cpu, target)
+        _check_call(cpu, target, size)
         stack.push(cpu, following, size)
         cpu.rip = target
 
     return checked
+
+
+def _check_call(cpu: Cpu, target: int, size: int) -> None:
+    """Raise the fault of a near call's target; in 64-bit mode processors try the push first."""
+    if cpu.mode == 64:
+        cpu.load_rmw(SS, cpu.regs[RSP] - size & _M64, size)
+    check_target(cpu, target)
 
 
 def _pointer(insn: Insn, pc: int) -> Read:
@@ -123,7 +130,7 @@ def _call_indirect(insn: Insn, pc: int) -> Op:
 
     def call(cpu: Cpu) -> None:
         target = read(cpu)
-        check_target(cpu, target)
+        _check_call(cpu, target, size)
         stack.push(cpu, following, size)
         cpu.rip = target
 

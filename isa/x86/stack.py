@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Final
 
 from isa.base import GuestFault
@@ -158,17 +159,19 @@ def _enter(insn: Insn, pc: int) -> Op:
         places = [regs[RSP] - size * n & mask for n in range(1, level + 2 if level else 2)]
         display = [regs[RBP] - size * n & mask for n in range(1, level)]
         final = places[-1] - room & mask
-        for place in places:
+        cpu.load_rmw(SS, places[0], size)
+        for source, place in zip_longest(display, places[1:]):
+            if source is not None:
+                cpu.load(SS, source, size)
             cpu.load_rmw(SS, place, size)
         cpu.load_rmw(SS, final, size)  # a write at the final stack pointer must be possible
-        for place in display:
-            cpu.load(SS, place, size)
         cpu.store(SS, places[0], size, regs[RBP])
         for source, place in zip(display, places[1:], strict=False):  # one by one: the two may overlap
             cpu.store(SS, place, size, cpu.load(SS, source, size))
         if level:
             cpu.store(SS, places[-1], size, places[0])
-        regs[RBP] = regs[RBP] & ~mask | places[0]  # as wide as the stack, whatever the operand size
+        width = mask & MASKS[size]  # the narrower of stack and operand
+        regs[RBP] = regs[RBP] & ~width | places[0] & width
         regs[RSP] = regs[RSP] & ~mask | final
 
     return enter

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from emu.devices.chipset import isa_bridge
 from emu.devices.pci import PciConfig, PciFunction
 from emu.devices.reset import ResetControl
 
@@ -11,7 +12,8 @@ from emu.devices.reset import ResetControl
 class Bus:
     def __init__(self) -> None:
         self.resets = 0
-        self.config = PciConfig(ResetControl(self._reset))
+        self.config = PciConfig(ResetControl(self._reset), PciFunction(0x8086, 0x1237, 0x060000))
+        self.config.add(1, isa_bridge((10, 10, 11, 11)))
 
     def _reset(self) -> None:
         self.resets += 1
@@ -47,6 +49,7 @@ def test_host_and_isa_bridge(bus: Bus) -> None:
     assert bus.read(1, 0x0A, 2) == 0x0601
     assert bus.read(1, 2, 2) == 0x7000
     assert bus.read(1, 3, 1) == 0x70
+    assert bus.read(1, 0x60) == 0x0B0B0A0A
 
 
 def test_what_is_absent_reads_as_ones(bus: Bus) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from emu.bus import ALL_ONES, Bus
-from emu.devices.pci import PciConfig, PciFunction, PciWindows, Window, piix3_ide
+from emu.devices.chipset import isa_bridge, piix3_ide
+from emu.devices.pci import PciConfig, PciFunction, PciWindows, Window
 
 IO, MEMORY, COMMAND = (0x20, True), (0x1000, False), 0x04
 BAR0, BAR1 = 0x10, 0x14
@@ -133,8 +134,9 @@ def test_sizes_no_register_can_have_are_refused(bar: tuple[int, bool]) -> None:
 
 
 def test_functions_of_one_slot() -> None:
-    config = PciConfig(Echo(0))
+    config = PciConfig(Echo(0), PciFunction(0x8086, 0x1237, 0x060000))
     ide = piix3_ide()
+    config.add(1, isa_bridge((10, 10, 11, 11)))
     config.add(1, ide, 1)
     config.write(0, 4, address(1, 0x0C))
     assert config.read(6, 1) == 0x80  # more functions than one

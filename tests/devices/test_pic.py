@@ -507,10 +507,3 @@ def test_elcr_bits_of_fixed_inputs_stay_clear(board: Board) -> None:
     board.out(ELCR + 1, 0xFF)
     assert board.into(ELCR) == 0xF8  # not the timer, the keyboard, the cascade
     assert board.into(ELCR + 1) == 0xDE  # not the clock, the coprocessor
-
-
-def test_reads_fill_wide_accesses_with_ones(board: Board) -> None:
-    board.out(MASTER + 1, 0x5A)
-    assert board.pic.read(MASTER + 1, 2) == 0xFF5A
-    board.pic.write(MASTER + 1, 2, 0x12A5)
-    assert board.into(MASTER + 1) == 0xA5

@@ -254,7 +254,6 @@ def test_index_bit_7_masks_the_nmi_only(board: Board) -> None:
     board[0x80 | 0x40] = 0x5A
     assert board[0x40] == 0x5A
     assert board.rtc.read(0, 1) == 0xFF  # the index cannot be read
-    assert board.rtc.read(1, 2) == 0xFF5A
 
 
 # -- flags and interrupts --------------------------------------------------------------------------------------------

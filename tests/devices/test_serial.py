@@ -112,12 +112,6 @@ def test_status_registers_are_not_writable(board: Board) -> None:
     assert board.into(MSR) == 0xB0
 
 
-def test_wide_reads_are_filled_with_ones(board: Board) -> None:
-    assert board.uart.read(LSR, 2) == 0xFF60
-    board.uart.write(SCRATCH, 2, 0x1234)
-    assert board.into(SCRATCH) == 0x34
-
-
 def test_break_bit_sends_nothing(board: Board) -> None:
     board.out(LCR, 0x43)
     assert board.into(LCR) == 0x43

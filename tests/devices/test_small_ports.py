@@ -39,7 +39,7 @@ def test_debug_console() -> None:
     out = bytearray()
     console = DebugConsole(out.extend)
     console.write(0, 1, 0x41)
-    console.write(0, 4, 0x12345642)
+    console.write(0, 1, 0x42)
     assert out == b"AB"
     assert console.read(0, 1) == 0xE9
 

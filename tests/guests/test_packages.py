@@ -5,11 +5,13 @@ from __future__ import annotations
 import gzip
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from emu import Machine, MachineConfig
-from emu.exits import EndReason
+from emu.exits import Ending, EndReason
+from guests import catalogue
 
 
 def package_file(path: str, package: str) -> Path:
@@ -55,3 +57,33 @@ def test_invaders_draw_their_screen() -> None:
     # as under QEMU: rows of invaders above, the ship in the middle of the last line
     assert sum(line.count("-*-") for line in screen[:20]) >= 30
     assert "/ \\" in screen[24][36:44]
+
+
+def firmware(disk: Path | None = None, **options: Any) -> tuple[Ending, str]:
+    """How SeaBIOS from its package ends, and what it and its disk print."""
+    image = package_file("/usr/share/seabios/bios-256k.bin", "seabios")
+    text = bytearray()
+    config = MachineConfig(guest=str(image), format="firmware", disk=disk, timeout=60, **options)
+    with Machine(config, console=text.extend) as machine:
+        ending = machine.run().ending
+    return ending, text.decode("latin-1").replace("\r", "")
+
+
+def test_seabios_finds_no_disk() -> None:
+    ending, text = firmware(expect="No bootable device.")
+    assert ending.reason is EndReason.EXPECTED, f"{ending} after\n{text}"
+    lines = text.splitlines()
+    assert lines[0].startswith("SeaBIOS (version 1.")
+    assert "Running on QEMU (i440fx)" in lines
+    assert "RamSize: 0x08000000 [cmos]" in lines
+    assert "PS2 keyboard initialized" in lines
+    assert "  3: 0000000000100000 - 0000000007ffe000 = 1 RAM" in lines
+    assert "Boot failed: could not read the boot disk" in lines
+
+
+def test_seabios_boots_a_disk(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(catalogue()["bootbios"].image())
+    ending, text = firmware(disk)
+    assert (ending.reason, ending.code) == (EndReason.DEBUG_EXIT, 33), text
+    assert "Booting from 0000:7c00" in text

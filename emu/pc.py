@@ -1,0 +1,153 @@
+"""The board `pc`: builds its devices for a configuration, wires their interrupts and attaches them to the buses."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from emu import boards
+from emu.bus import Bus, Device
+from emu.clock import Clock
+from emu.config import MachineConfig
+from emu.devices.bios import SERVICE_PORT, Bios
+from emu.devices.chipset import HostBridge, PowerFunction, isa_bridge, piix3_ide
+from emu.devices.debugcon import DebugConsole
+from emu.devices.debugexit import DebugExit
+from emu.devices.i8042 import I8042
+from emu.devices.ide import CONTROL, IdeChannel
+from emu.devices.pci import PciConfig
+from emu.devices.pic import PicPair
+from emu.devices.pit import Pit, PortB
+from emu.devices.pm import PowerManagement, SmiCommand
+from emu.devices.port92 import Port92
+from emu.devices.post import PostCode
+from emu.devices.reset import ResetControl
+from emu.devices.rtc import Rtc
+from emu.devices.serial import Serial
+from emu.devices.vga import Vga
+from emu.disk_image import BlockImage
+from emu.memory import GuestMemory
+from isa.x86.cpu import Cpu
+
+_FIXED_START: Final = datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)  # the clock's date under --deterministic
+_ISA_BRIDGE: Final = 1  # PCI slot, with IDE and power management as functions 1 and 3 of the same chip
+
+
+@dataclass(frozen=True, slots=True)
+class Outlets:
+    """Where what the guest does to the board's outside goes."""
+
+    com1: Callable[[bytes], None]
+    com2: Callable[[bytes], None]
+    debug: Callable[[bytes], None]
+    bios: Callable[[bytes], None]
+    debug_exit: Callable[[int], None]
+    reset: Callable[[], None]
+    power_off: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Drives:
+    """The disks of a machine, None where there is none."""
+
+    hard: BlockImage | None = None
+    floppy: BlockImage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _StateOf:
+    """The CPU as the BIOS services see it."""
+
+    state: Cpu
+
+
+class Pc:
+    """All devices. `interrupt_line(level)` is called when the interrupt output towards the CPU changes."""
+
+    def __init__(
+        self,
+        config: MachineConfig,
+        cpu: Cpu,
+        memory: GuestMemory,
+        ports: Bus,
+        clock: Clock,
+        outlets: Outlets,
+        interrupt_line: Callable[[bool], None],
+        drives: Drives,
+    ) -> None:
+        self._cpu, self._memory, self._ports, self._clock = cpu, memory, ports, clock
+        self._outlets, self._drives = outlets, drives
+        start = _FIXED_START if config.deterministic else datetime.datetime.now(datetime.UTC)
+        self.pic = pic = PicPair(interrupt_line)
+        pit = Pit(clock, pic.line(boards.IRQ_TIMER))
+        self.serial = Serial(pic.line(boards.IRQ_COM1), clock, outlets.com1)
+        second = Serial(pic.line(boards.IRQ_COM2), clock, outlets.com2, "com2")
+        self.keyboard = I8042(pic.line(boards.IRQ_KEYBOARD), outlets.reset, self._a20)
+        self.vga = Vga(memory.read_bytes)
+        self.post = PostCode()
+        self._power = PowerManagement(clock, pic.line(boards.IRQ_SCI), outlets.power_off)
+        debug = DebugConsole(outlets.debug)
+        rtc = Rtc(clock, pic.line(boards.IRQ_RTC), start, config.memory)
+        port_92 = Port92(self._a20, outlets.reset)
+        self.pci = PciConfig(ResetControl(outlets.reset), HostBridge(memory))
+        attached: list[tuple[int, int, Device, int, int]] = [  # where, length, device, first offset, widest access
+            (boards.PIC_MASTER, 2, pic, 0, 1),
+            (boards.PIC_SLAVE, 2, pic, 2, 1),
+            (boards.PIC_ELCR, 2, pic, 4, 1),
+            (boards.PIT, 4, pit, 0, 1),
+            (boards.PORT_B, 1, PortB(pit, clock), 0, 1),
+            (boards.KEYBOARD_DATA, 1, self.keyboard, 0, 1),
+            (boards.KEYBOARD_STATUS, 1, self.keyboard, 4, 1),
+            (boards.RTC, 2, rtc, 0, 1),
+            (boards.POST, 1, self.post, 0, 1),
+            (boards.SMI_COMMAND, 2, SmiCommand(self._power), 0, 2),
+            (boards.POWER_MANAGEMENT, boards.POWER_MANAGEMENT_SIZE, self._power, 0, 4),
+            (boards.PORT_92, 1, port_92, 0, 1),
+            (boards.DEBUGCON, 1, debug, 0, 1),
+            (boards.DEBUG_EXIT, 4, DebugExit(outlets.debug_exit), 0, 4),
+            (boards.VGA, 0x20, self.vga, 0, 1),
+            (boards.COM1, 8, self.serial, 0, 1),
+            (boards.COM2, 8, second, 0, 1),
+            (boards.PCI, 8, self.pci, 0, 4),
+        ]
+        if config.format == "firmware":
+            attached.append((boards.FIRMWARE_DEBUG, 1, debug, 0, 1))
+        self.pci.add(_ISA_BRIDGE, isa_bridge(boards.PCI_ROUTES))
+        if drives.hard is not None:
+            ide = IdeChannel(clock, pic.line(boards.IRQ_IDE), drives.hard)
+            attached += [(boards.IDE, 8, ide, 0, 4), (boards.IDE_CONTROL, 1, ide, CONTROL, 1)]
+            self.pci.add(_ISA_BRIDGE, piix3_ide(), 1)
+        self.pci.add(_ISA_BRIDGE, PowerFunction(boards.POWER_MANAGEMENT, boards.IRQ_SCI, self._power_moved), 3)
+        for where, length, device, base, width in attached:
+            ports.attach(where, length, device, base, width)
+
+    def install_bios(self) -> int | None:
+        """Write the BIOS to memory and set the chips as it leaves them; the number of the drive to boot, or None."""
+        drives = self._drives
+        bios = Bios(
+            _StateOf(self._cpu), self._memory, self._ports, self._clock, self._outlets.bios, drives.hard,
+            floppy=drives.floppy,
+        )  # fmt: skip
+        self._ports.attach(SERVICE_PORT, 1, bios, width=1)
+        bios.install()
+        return bios.boot_drive
+
+    def pending(self) -> bool:
+        """True where an interrupt waits for the CPU."""
+        return self.pic.pending()
+
+    def acknowledge(self) -> int:
+        """The vector of the interrupt that the CPU takes now."""
+        return self.pic.acknowledge()
+
+    def _power_moved(self, base: int | None) -> None:
+        self._ports.detach(self._power)
+        if base is not None:
+            with suppress(ValueError):  # something else is there already: it stays
+                self._ports.attach(base, boards.POWER_MANAGEMENT_SIZE, self._power, width=4)
+
+    def _a20(self, _enabled: bool) -> None:
+        """The A20 gate is not modelled: address line 20 always works."""
