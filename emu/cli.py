@@ -28,7 +28,7 @@ Exit codes:
   70   a bug in vemu      124  time-out     130  interrupted"""
 
 _ENGINES = ("translate", "interpret")
-_FORMATS = ("flat", "boot", "elf", "multiboot", "linux", "firmware")
+_FORMATS = ("flat", "boot", "elf", "multiboot", "linux", "pvh", "firmware")
 _BLOCKS_SECONDS = 2.0
 
 
@@ -67,6 +67,7 @@ def guest_options(command: F) -> F:
         click.option("--format", "format_", type=click.Choice(_FORMATS), help="Instead of recognising the content."),
         click.option("--initrd", type=click.Path(), metavar="FILE", help="Initial RAM disk or multiboot module."),
         click.option("--append", default="", metavar="TEXT", help="The kernel's command line."),
+        click.option("--boot-stub", is_flag=True, help="Let a Linux bzImage unpack its kernel itself."),
         click.option("--disk", type=click.Path(), metavar="IMAGE", help="Image of the first hard disk."),
         click.option("--max-instructions", type=number, metavar="N", help="End after N guest instructions."),
         click.option(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from guests import Guest
 
 ENGINES: Final = ("translate", "interpret")
-FORMATS: Final = ("flat", "boot", "elf", "multiboot", "linux", "firmware")
+FORMATS: Final = ("flat", "boot", "elf", "multiboot", "linux", "pvh", "firmware")
 MODES: Final = (16, 32, 64)
 CONSOLES: Final = ("serial", "vga")
 DEFAULT_MEMORY: Final = 128 * MIB
@@ -38,9 +38,10 @@ class MachineConfig:
     `guest` is a path, the name of a bundled guest (a plain string that names no file), or the image's own bytes.
     `memory` is in bytes; 0 means what a bundled guest asks for, and 128 MiB for any other. `mode` (16, 32, 64), `org`
     (load address) and `format` override what the image says; a bundled guest's own are filled in. `initrd` and `disk`
-    are files. `timeout` is in seconds of host time. The run ends with 0 when `expect` appears on the console, with 10
-    when `fail_on` does, and with 0 when the guest leaves with `success_code`, a status `(value << 1) | 1` of the ISA
-    debug exit. `serial` is "stdio", "null", "pty" or "file:PATH".
+    are files. `boot_stub` lets a Linux bzImage unpack its kernel itself, which otherwise is done before the start.
+    `timeout` is in seconds of host time. The run ends with 0 when `expect` appears on the console, with 10 when
+    `fail_on` does, and with 0 when the guest leaves with `success_code`, a status `(value << 1) | 1` of the ISA debug
+    exit. `serial` is "stdio", "null", "pty" or "file:PATH".
     """
 
     guest: str | Path | bytes
@@ -51,6 +52,7 @@ class MachineConfig:
     format: str | None = None
     initrd: Path | None = None
     append: str = ""
+    boot_stub: bool = False
     disk: Path | None = None
     timeout: float | None = None
     expect: str | None = None

@@ -126,7 +126,12 @@ class Machine:
         if config.initrd is not None:
             initrd = read_file(config.initrd, "initrd")
         options = LoadOptions(
-            format=config.format, mode=config.mode, org=config.org, append=config.append, initrd=initrd
+            format=config.format,
+            mode=config.mode,
+            org=config.org,
+            append=config.append,
+            initrd=initrd,
+            boot_stub=config.boot_stub,
         )
         return load(image, self.memory, self.state, options)
 

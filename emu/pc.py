@@ -33,6 +33,7 @@ from emu.memory import GuestMemory
 from isa.x86.cpu import Cpu
 
 _FIXED_START: Final = datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)  # the clock's date under --deterministic
+_A20_BIT: Final = 1 << 20
 _ISA_BRIDGE: Final = 1  # PCI slot, with IDE and power management as functions 1 and 3 of the same chip
 
 
@@ -149,5 +150,10 @@ class Pc:
             with suppress(ValueError):  # something else is there already: it stays
                 self._ports.attach(base, boards.POWER_MANAGEMENT_SIZE, self._power, width=4)
 
-    def _a20(self, _enabled: bool) -> None:
-        """The A20 gate is not modelled: address line 20 always works."""
+    def _a20(self, enabled: bool) -> None:
+        """The A20 gate: whichever port was written last decides, as in QEMU. Page tables are read past the gate."""
+        mask = -1 if enabled else ~_A20_BIT
+        if mask != self._cpu.address_mask:
+            self._cpu.address_mask = mask
+            self._cpu.flush_tlb(None)
+            self._cpu.outside.mapping_changed(None)

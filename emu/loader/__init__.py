@@ -1,1 +1,1 @@
-"""Guest image loaders: flat binary, boot sector, ELF, Multiboot 1, Linux; the entry is `emu.loader.detect.load`."""
+"""Guest image loaders: flat binary, boot sector, ELF, Multiboot 1, Linux, PVH; the entry is `detect.load`."""

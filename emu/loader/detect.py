@@ -12,8 +12,9 @@ from emu.loader.elf import load_elf
 from emu.loader.firmware import load_firmware
 from emu.loader.flat import load_flat
 from emu.loader.image import GuestImage, LoadedGuest, LoadOptions
-from emu.loader.linux import is_linux, load_linux
+from emu.loader.linux import is_linux, is_linux_elf, load_linux
 from emu.loader.multiboot import find_header, load_multiboot
+from emu.loader.pvh import is_pvh, load_pvh
 from emu.memory import GuestMemory
 from isa.x86.state import X86State
 
@@ -25,6 +26,7 @@ LOADERS: Final[dict[str, Loader]] = {
     "elf": load_elf,
     "multiboot": load_multiboot,
     "linux": load_linux,
+    "pvh": load_pvh,
     "firmware": load_firmware,
 }
 FORMATS: Final = tuple(LOADERS)
@@ -35,9 +37,10 @@ _MODES: Final = {
     "elf": (32, 64),
     "multiboot": (32,),
     "linux": (32, 64),
+    "pvh": (32,),
     "firmware": (16,),
 }
-_WITH_COMMAND_LINE: Final = frozenset(("multiboot", "linux"))
+_WITH_COMMAND_LINE: Final = frozenset(("multiboot", "linux", "pvh"))
 
 
 def detect(data: bytes) -> str:
@@ -51,7 +54,9 @@ def detect(data: bytes) -> str:
     if find_header(data) is not None:
         return "multiboot"
     if data.startswith(ELF_MAGIC):
-        return "elf"
+        if is_pvh(data):
+            return "pvh"
+        return "linux" if is_linux_elf(data) else "elf"
     if is_boot(data):
         return "boot"
     return "flat"
@@ -72,6 +77,8 @@ def load(image: GuestImage, memory: GuestMemory, state: X86State, options: LoadO
         raise UsageError(f"--mode {options.mode}: {said}, which starts in mode {fits}; --format overrides")
     if options.org is not None and found != "flat":
         raise UsageError(f"--org {options.org:#x}: {said}, and only a flat binary takes an address; --format overrides")
+    if options.boot_stub and found != "linux":
+        raise UsageError(f"--boot-stub: {said}, and only a Linux bzImage has a boot stub; --format overrides")
     if found not in _WITH_COMMAND_LINE:
         if options.append:
             raise UsageError(f"--append: {said}, which takes no command line")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,6 +18,7 @@ MAGIC: Final = b"\x7fELF"
 _MACHINES: Final = {32: "EM_386", 64: "EM_X86_64"}
 _HEADER_SIZE: Final = {32: 52, 64: 64}
 _PROGRAM_HEADER_SIZE: Final = {32: 32, 64: 56}
+_NOTE: Final = struct.Struct("<III")  # lengths of name and content, type; all padded to 4 bytes on x86
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,15 @@ class Segment:
     virtual: int
     physical: int
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """An ELF note: who defined it, its number there, and its content."""
+
+    owner: str
+    kind: int
+    content: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +71,15 @@ def load_elf(image: GuestImage, memory: GuestMemory, state: X86State, options: L
     return LoadedGuest("elf", executable.entry, executable.symbols(image.data), description)
 
 
-def place_segments(image: GuestImage, memory: GuestMemory, executable: Executable, mode: int) -> None:
-    """Copy the segments; what they have beyond their file bytes stays the zero that RAM starts with."""
+def place_segments(image: GuestImage, memory: GuestMemory, executable: Executable, mode: int, lowest: int = 0) -> None:
+    """Copy the segments; what they have beyond their file bytes stays the zero that RAM starts with.
+
+    Below `lowest` lies what the loader itself writes for the guest.
+    """
     for segment in executable.segments:
         what = f"the segment at file offset {segment.offset:#x}"
+        if segment.physical < lowest:
+            raise image.error(f"{what} goes to {segment.physical:#x}, but kernels of its kind lie above {lowest:#x}")
         check_clear(image, mode, segment.physical, segment.size, what)
         check_fits(image, memory, segment.physical, segment.size, what)
         place(image, memory, segment.physical, image.take(segment.offset, segment.file_size, what), what)
@@ -92,6 +109,37 @@ def parse(image: GuestImage) -> Executable:
     if not loaded:
         raise image.error("nothing to load: the program header table has no PT_LOAD segment with a size")
     return Executable(bits, _physical_entry(image, header.e_entry, loaded), loaded)
+
+
+def notes(data: bytes) -> list[Note]:
+    """All notes in PT_NOTE segments (System V ABI, chapter 5); none where the file is damaged or no ELF file."""
+    if not data.startswith(MAGIC):
+        return []
+    from elftools.elf.elffile import ELFFile
+
+    try:
+        segments = [segment.header for segment in ELFFile(io.BytesIO(data)).iter_segments("PT_NOTE")]
+        spans = [(header.p_offset, header.p_filesz) for header in segments]
+    except Exception:  # as in `_elf_file`; what is wrong with the file, its loader will say
+        return []
+    return [note for offset, length in spans for note in _notes(data[offset : offset + length])]
+
+
+def _notes(data: bytes) -> Iterator[Note]:
+    at = 0
+    while at + _NOTE.size <= len(data):
+        name_length, length, kind = _NOTE.unpack_from(data, at)
+        name_at = at + _NOTE.size
+        content_at = name_at + _padded(name_length)
+        at = content_at + _padded(length)
+        if content_at + length > len(data):
+            return
+        owner = data[name_at : name_at + name_length].rstrip(b"\0").decode("latin-1")
+        yield Note(owner, kind, data[content_at : content_at + length])
+
+
+def _padded(length: int) -> int:
+    return (length + 3) & ~3
 
 
 def _elf_file(image: GuestImage) -> Any:

@@ -8,7 +8,7 @@ from typing import Final
 
 from emu.errors import GuestFileError
 from emu.loader.symbols import SymbolTable
-from emu.memory import GuestMemory
+from emu.memory import PAGE, GuestMemory
 
 _U16: Final = struct.Struct("<H")
 _U32: Final = struct.Struct("<I")
@@ -52,6 +52,8 @@ class LoadOptions:
     """What the user said about the guest; None and empty mean the format's default.
 
     `mode` is 16, 32 or 64; `org` the address of a flat binary; `append` the command line; `initrd` the first module.
+    `boot_stub` lets a bzImage unpack its kernel itself. `rsdp` is the guest-physical address of the ACPI tables' root,
+    0 where there are none.
     """
 
     format: str | None = None
@@ -59,6 +61,8 @@ class LoadOptions:
     org: int | None = None
     append: str = ""
     initrd: bytes | None = field(default=None, repr=False)
+    boot_stub: bool = False
+    rsdp: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,3 +91,16 @@ def place(image: GuestImage, memory: GuestMemory, gpa: int, data: bytes, what: s
     """Copy `data` to `gpa`; GuestFileError where there is not enough RAM."""
     check_fits(image, memory, gpa, len(data), what)
     memory.write_bytes(gpa, data, force=True)
+
+
+def place_high(image: GuestImage, memory: GuestMemory, data: bytes, floor: int, top: int, what: str) -> int:
+    """Copy `data` to the highest page from which it ends below `top` and the RAM's end, not below `floor`."""
+    top = min(memory.low_top, top)
+    start = (top - len(data)) & ~(PAGE - 1)
+    if start < floor:
+        raise image.error(
+            f"{what} of {len(data)} bytes does not fit between the kernel's end at {floor:#x} and {top:#x}, "
+            f"with {memory.size} bytes of RAM"
+        )
+    place(image, memory, start, data, what)
+    return start

@@ -1,7 +1,11 @@
 """Loads Linux kernels, and what boots like one, by the Linux/x86 boot protocol (Documentation/arch/x86/boot.rst).
 
- 10000  boot_params ("zero page")      20000  command line
-100000  protected-mode kernel, or at its preferred address; the initrd lies as high as the kernel allows
+A bzImage is a boot stub around a packed ELF kernel. The kernel is unpacked here and placed by its program headers, so
+that the guest starts where the stub would have jumped to; it lies where it was linked to lie, hence without KASLR. The
+stub itself runs where that is asked for and where nothing is packed in the image (memtest86+).
+
+10000  boot_params ("zero page")      20000  command line
+100000  boot stub, or at its preferred address
 """
 
 from __future__ import annotations
@@ -10,36 +14,36 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
+from emu.errors import UsageError
+from emu.loader import elf, zeropage
 from emu.loader.image import GuestImage, LoadedGuest, LoadOptions, check_fits, place
+from emu.loader.payload import unpack
 from emu.loader.symbols import SymbolTable
 from emu.loader.tables import GDT_LINUX_32, GDT_LINUX_64, start_long, start_protected
-from emu.memory import MIB, PAGE, GuestMemory
+from emu.memory import MIB, GuestMemory
 from isa.x86.state import RSI, X86State
 
-ZERO_PAGE: Final = 0x10000
-COMMAND_LINE: Final = 0x20000
 ENTRY_64: Final = 0x200  # the 64-bit entry, counted from the start of the protected-mode kernel
 
 _SECTOR: Final = 512
+_BOOT_MAGIC: Final = b"\x55\xaa"
 _MAGIC: Final = b"HdrS"
 _OLDEST: Final = 0x206  # the first protocol that says how long a command line may be
-_RELOCATABLE_SINCE, _PREFERRED_SINCE, _FLAGS_64_SINCE = 0x205, 0x20A, 0x20C
+_RELOCATABLE_SINCE, _PAYLOAD_SINCE, _PREFERRED_SINCE, _FLAGS_64_SINCE = 0x205, 0x208, 0x20A, 0x20C
 _LOADED_HIGH: Final = 1 << 0
 _XLF_KERNEL_64: Final = 1 << 0
-_UNKNOWN_LOADER: Final = 0xFF
 
-# Offsets of setup-header fields, in the file and in boot_params alike.
-_HEADER: Final = 0x1F1
+# Offsets of setup-header fields.
 _HEADER_LENGTH: Final = 0x201  # length of what follows the magic's jump, counted from 202h
-_HEADER_LIMIT: Final = 0x290  # where boot_params has other fields
-_SETUP_SECTS, _SYSSIZE, _VID_MODE, _BOOT_FLAG, _VERSION = 0x1F1, 0x1F4, 0x1FA, 0x1FE, 0x206
-_TYPE_OF_LOADER, _LOADFLAGS, _CODE32_START, _RAMDISK_IMAGE, _RAMDISK_SIZE = 0x210, 0x211, 0x214, 0x218, 0x21C
-_CMD_LINE_PTR, _INITRD_ADDR_MAX, _KERNEL_ALIGNMENT, _RELOCATABLE = 0x228, 0x22C, 0x230, 0x234
-_XLOADFLAGS, _CMDLINE_SIZE, _PREF_ADDRESS, _INIT_SIZE = 0x236, 0x238, 0x258, 0x260
-_LAST_FIELD_SINCE: Final = ((_PREFERRED_SINCE, 0x264), (_OLDEST, 0x23C))
+_SETUP_SECTS, _SYSSIZE, _BOOT_FLAG, _MAGIC_AT, _VERSION, _LOADFLAGS = 0x1F1, 0x1F4, 0x1FE, 0x202, 0x206, 0x211
+_INITRD_ADDR_MAX, _KERNEL_ALIGNMENT, _RELOCATABLE, _XLOADFLAGS, _CMDLINE_SIZE = 0x22C, 0x230, 0x234, 0x236, 0x238
+_PAYLOAD_OFFSET, _PAYLOAD_LENGTH, _PREF_ADDRESS, _INIT_SIZE = 0x248, 0x24C, 0x258, 0x260
+_LAST_FIELD_SINCE: Final = ((_PREFERRED_SINCE, 0x264), (_PAYLOAD_SINCE, 0x250), (_OLDEST, 0x23C))
 
-# Offsets of the other boot_params fields (Documentation/arch/x86/zero-page.rst).
-_SCREEN_INFO, _ALT_MEM_K, _E820_ENTRIES, _E820_TABLE = 0x000, 0x1E0, 0x1E8, 0x2D0
+# What a kernel without a setup header would say in it (arch/x86/boot/header.S; COMMAND_LINE_SIZE less its zero).
+_BARE_VERSION: Final = 0x20C
+_BARE_COMMAND_LINE: Final = 2047
+_BARE_INITRD_MAX: Final = {32: 0x37FF_FFFF, 64: 0x7FFF_FFFF}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,76 +51,79 @@ class SetupHeader:
     """The setup-header fields that decide how a kernel is loaded; addresses and sizes in bytes."""
 
     version: int
-    payload: int  # file offset of the protected-mode kernel
+    stub: int  # file offset of the protected-mode kernel
     load_address: int
     memory_needed: int  # from load_address on, before the kernel has read the memory map
     has_64bit_entry: bool
     initrd_max: int  # highest address an initrd may occupy
     command_line_max: int
+    payload: int  # file offset of the packed kernel
+    payload_length: int  # 0 where nothing is packed
+
+    def protocol(self) -> str:
+        return f"Linux boot protocol {self.version >> 8}.{self.version & 0xFF:02}"
 
 
 def is_linux(data: bytes) -> bool:
     """True where the setup header's magic and the boot flag stand in their places."""
-    return data[0x202:0x206] == _MAGIC and data[_BOOT_FLAG : _BOOT_FLAG + 2] == b"\x55\xaa"
+    return data[_MAGIC_AT:_VERSION] == _MAGIC and data[_BOOT_FLAG : _BOOT_FLAG + 2] == _BOOT_MAGIC
+
+
+def is_linux_elf(data: bytes) -> bool:
+    """True for an ELF file with a note of Linux's own (include/linux/elfnote.h users: build salt, LTO, release)."""
+    return any(note.owner == "Linux" for note in elf.notes(data))
 
 
 def load_linux(image: GuestImage, memory: GuestMemory, state: X86State, options: LoadOptions) -> LoadedGuest:
-    """Place kernel, initrd, command line and boot_params; enter by the 64-bit entry if there is one.
+    """Place kernel, initrd, command line and boot_params; enter the kernel proper, or its boot stub.
 
-    `options.mode` 32 takes the 32-bit entry of a kernel that has both.
+    The stub runs with `options.boot_stub`, and with an `options.mode` that is not the kernel's own.
     """
+    if image.data.startswith(elf.MAGIC):
+        return _load_bare(image, memory, state, options)
     header = parse(image)
-    bits = options.mode or (64 if header.has_64bit_entry else 32)
-    if bits == 64 and not header.has_64bit_entry:
-        raise image.error("no 64-bit entry: XLF_KERNEL_64 is clear at file offset 0x236")
-    check_fits(image, memory, header.load_address, header.memory_needed, "the kernel with its working memory")
-    place(image, memory, header.load_address, image.data[header.payload :], "the kernel")
-    params = _boot_params(image, memory, header)
-    _place_initrd(image, memory, header, params, options.initrd)
-    _place_command_line(image, memory, header, params, options.append)
-    memory.write_bytes(ZERO_PAGE, params)
-    if bits == 64:
-        entry = header.load_address + ENTRY_64
-        start_long(memory, state, entry, GDT_LINUX_64)
-    else:
-        entry = header.load_address
-        start_protected(memory, state, entry, GDT_LINUX_32)
-    state.regs[RSI] = ZERO_PAGE
-    version = f"{header.version >> 8}.{header.version & 0xFF:02}"
-    return LoadedGuest("linux", entry, SymbolTable(), f"Linux boot protocol {version}, {bits}-bit entry")
+    if header.payload_length and not options.boot_stub:
+        packed = unpack(image, header.payload, header.payload_length)
+        executable = elf.parse(packed.image)
+        if options.mode in (None, executable.bits):
+            params = zeropage.build(memory, _setup(image), header.load_address, options.rsdp)
+            about = f"{header.protocol()}, {executable.bits}-bit kernel unpacked from {packed.method}"
+            limits = (header.initrd_max, header.command_line_max)
+            return _start_kernel(packed.image, executable, memory, state, options, params, limits, about)
+    return _start_stub(image, header, memory, state, options)
 
 
 def parse(image: GuestImage) -> SetupHeader:
     """Read and check the setup header."""
-    if image.take(_BOOT_FLAG, 2, "the boot flag") != b"\x55\xaa":
+    if image.take(_BOOT_FLAG, 2, "the boot flag") != _BOOT_MAGIC:
         raise image.error(f"no boot flag 55 aa at file offset {_BOOT_FLAG:#x}")
-    if image.take(0x202, 4, "the setup header's magic") != _MAGIC:
+    if image.take(_MAGIC_AT, 4, "the setup header's magic") != _MAGIC:
         raise image.error("no setup header: expected 'HdrS' at file offset 0x202")
     version = image.u16(_VERSION, "the boot protocol version")
     if version < _OLDEST:
         raise image.error(f"boot protocol {version:#x} at file offset {_VERSION:#x}: expected {_OLDEST:#x} or newer")
     last = next(end for since, end in _LAST_FIELD_SINCE if version >= since)
-    image.take(_HEADER, last - _HEADER, "the setup header")
+    image.take(zeropage.SETUP, last - zeropage.SETUP, "the setup header")
     if not image.data[_LOADFLAGS] & _LOADED_HIGH:
         raise image.error(f"LOADED_HIGH is clear at file offset {_LOADFLAGS:#x}: expected a bzImage")
-    payload = (1 + (image.data[_SETUP_SECTS] or 4)) * _SECTOR  # 0 means 4, for old images
+    stub = (1 + (image.data[_SETUP_SECTS] or 4)) * _SECTOR  # 0 means 4, for old images
     paragraphs = image.u32(_SYSSIZE, "syssize")
     # syssize counts 16-byte paragraphs, rounded up; a signature may follow the kernel
-    image.take(payload, max(1, paragraphs * 16 - 15), "the protected-mode kernel")
-    length = len(image.data) - payload
+    image.take(stub, max(1, paragraphs * 16 - 15), "the protected-mode kernel")
+    length = len(image.data) - stub
     preferred = version >= _PREFERRED_SINCE
     relocatable = version >= _RELOCATABLE_SINCE and image.data[_RELOCATABLE] != 0
-    load_address = MIB
-    if relocatable and preferred:
-        load_address = _aligned_preference(image)
+    packed = version >= _PAYLOAD_SINCE
     return SetupHeader(
         version,
-        payload,
-        load_address,
+        stub,
+        _aligned_preference(image) if relocatable and preferred else MIB,
         max(length, image.u32(_INIT_SIZE, "init_size")) if preferred else length,
         version >= _FLAGS_64_SINCE and bool(image.u16(_XLOADFLAGS, "xloadflags") & _XLF_KERNEL_64),
         image.u32(_INITRD_ADDR_MAX, "initrd_addr_max"),
         image.u32(_CMDLINE_SIZE, "cmdline_size"),
+        stub + image.u32(_PAYLOAD_OFFSET, "payload_offset") if packed else 0,
+        image.u32(_PAYLOAD_LENGTH, "payload_length") if packed else 0,
     )
 
 
@@ -131,50 +138,70 @@ def _aligned_preference(image: GuestImage) -> int:
     return -(-max(preference, MIB) // alignment) * alignment
 
 
-def _boot_params(image: GuestImage, memory: GuestMemory, header: SetupHeader) -> bytearray:
-    params = bytearray(PAGE)
-    end = min(0x202 + image.data[_HEADER_LENGTH], _HEADER_LIMIT, len(image.data))
-    params[_HEADER:end] = image.data[_HEADER:end]
-    above = (memory.low_top - MIB) >> 10
-    # 80x25 colour text in mode 3, cursor at the top: what a PC's firmware leaves (struct screen_info)
-    struct.pack_into("<BBHHBB", params, _SCREEN_INFO, 0, 0, min(above, 0xFFFF), 0, 3, 80)
-    struct.pack_into("<BBH", params, _SCREEN_INFO + 0xE, 25, 1, 16)
-    struct.pack_into("<I", params, _ALT_MEM_K, above)
-    struct.pack_into("<H", params, _VID_MODE, 0xFFFF)
-    params[_TYPE_OF_LOADER] = _UNKNOWN_LOADER
-    struct.pack_into("<I", params, _CODE32_START, header.load_address)
-    rows = memory.e820()
-    params[_E820_ENTRIES] = len(rows)
-    for number, row in enumerate(rows):
-        struct.pack_into("<QQI", params, _E820_TABLE + 20 * number, *row)
-    return params
+def _setup(image: GuestImage) -> bytes:
+    """The setup header as boot_params takes it over."""
+    end = min(_MAGIC_AT + image.data[_HEADER_LENGTH], zeropage.SETUP_LIMIT, len(image.data))
+    return image.data[zeropage.SETUP : end]
 
 
-def _place_initrd(
-    image: GuestImage, memory: GuestMemory, header: SetupHeader, params: bytearray, initrd: bytes | None
-) -> None:
-    """Place the initrd on the highest page it may have, above the kernel."""
-    if not initrd:
-        return
-    top = min(memory.low_top, header.initrd_max + 1)
-    start = (top - len(initrd)) & ~(PAGE - 1)
+def _start_stub(
+    image: GuestImage, header: SetupHeader, memory: GuestMemory, state: X86State, options: LoadOptions
+) -> LoadedGuest:
+    """Enter the protected-mode kernel by its 64-bit entry if there is one, which `options.mode` 32 overrides."""
+    bits = options.mode or (64 if header.has_64bit_entry else 32)
+    if bits == 64 and not header.has_64bit_entry:
+        raise image.error("no 64-bit entry: XLF_KERNEL_64 is clear at file offset 0x236")
+    check_fits(image, memory, header.load_address, header.memory_needed, "the kernel with its working memory")
+    place(image, memory, header.load_address, image.data[header.stub :], "the kernel")
+    params = zeropage.build(memory, _setup(image), header.load_address, options.rsdp)
     floor = header.load_address + header.memory_needed
-    if start < floor:
-        raise image.error(
-            f"its initrd of {len(initrd)} bytes does not fit between the kernel's end at {floor:#x} and {top:#x}, "
-            f"with {memory.size} bytes of RAM"
-        )
-    place(image, memory, start, initrd, "its initrd")
-    struct.pack_into("<II", params, _RAMDISK_IMAGE, start, len(initrd))
+    zeropage.place_initrd(image, memory, params, options.initrd, floor, header.initrd_max)
+    zero_page = zeropage.finish(image, memory, params, options.append, header.command_line_max)
+    entry = header.load_address + (ENTRY_64 if bits == 64 else 0)
+    _enter(memory, state, bits, entry, zero_page)
+    return LoadedGuest("linux", entry, SymbolTable(), f"{header.protocol()}, {bits}-bit entry")
 
 
-def _place_command_line(
-    image: GuestImage, memory: GuestMemory, header: SetupHeader, params: bytearray, append: str
-) -> None:
-    text = append.encode("utf-8", "surrogateescape")
-    # cmdline_size does not count the final zero
-    limit = min(header.command_line_max, 0x10000 - 1)
-    if len(text) > limit:
-        raise image.error(f"a command line of {len(text)} bytes, but the kernel takes at most {limit}")
-    memory.write_bytes(COMMAND_LINE, text + b"\0")
-    struct.pack_into("<I", params, _CMD_LINE_PTR, COMMAND_LINE)
+def _load_bare(image: GuestImage, memory: GuestMemory, state: X86State, options: LoadOptions) -> LoadedGuest:
+    """A kernel's ELF file by itself: boot_params get the setup header that its bzImage would have."""
+    if options.boot_stub:
+        raise UsageError(f"--boot-stub: {image.path} is a bare ELF kernel, which has none")
+    executable = elf.parse(image)
+    if options.mode not in (None, executable.bits):
+        raise image.error(f"an ELF{executable.bits} kernel does not start in {options.mode}-bit mode")
+    setup = bytearray(_LAST_FIELD_SINCE[0][1] - zeropage.SETUP)
+    struct.pack_into("<2s", setup, _BOOT_FLAG - zeropage.SETUP, _BOOT_MAGIC)
+    struct.pack_into("<4sH", setup, _MAGIC_AT - zeropage.SETUP, _MAGIC, _BARE_VERSION)
+    setup[_LOADFLAGS - zeropage.SETUP] = _LOADED_HIGH
+    params = zeropage.build(memory, bytes(setup), executable.entry, options.rsdp)
+    limits = (_BARE_INITRD_MAX[executable.bits], _BARE_COMMAND_LINE)
+    about = f"{executable.bits}-bit Linux ELF kernel"
+    return _start_kernel(image, executable, memory, state, options, params, limits, about)
+
+
+def _start_kernel(
+    image: GuestImage,
+    executable: elf.Executable,
+    memory: GuestMemory,
+    state: X86State,
+    options: LoadOptions,
+    params: bytearray,
+    limits: tuple[int, int],
+    about: str,
+) -> LoadedGuest:
+    """Place an ELF kernel and enter it as its boot stub would; `limits` are of initrd address and command line."""
+    initrd_max, command_line_max = limits
+    elf.place_segments(image, memory, executable, executable.bits, lowest=MIB)
+    zeropage.place_initrd(image, memory, params, options.initrd, executable.end(), initrd_max)
+    zero_page = zeropage.finish(image, memory, params, options.append, command_line_max)
+    _enter(memory, state, executable.bits, executable.entry, zero_page)
+    return LoadedGuest("linux", executable.entry, executable.symbols(image.data), about)
+
+
+def _enter(memory: GuestMemory, state: X86State, bits: int, entry: int, zero_page: int) -> None:
+    """The state that boot.rst asks for at a 32-bit or 64-bit entry."""
+    if bits == 64:
+        start_long(memory, state, entry, GDT_LINUX_64)
+    else:
+        start_protected(memory, state, entry, GDT_LINUX_32)
+    state.regs[RSI] = zero_page

@@ -77,7 +77,7 @@ def translate(cpu: Cpu, linear: int, access: Access, user: bool) -> Mapping:
     the whole access is allowed, D only by a write and only in the leaf.
     """
     if not cpu.paging:
-        return _identity(linear)
+        return _identity(cpu, linear)
     if not cpu.long_mode:
         linear &= _M32
     walk = _walk(cpu, linear)
@@ -100,7 +100,7 @@ def translate(cpu: Cpu, linear: int, access: Access, user: bool) -> Mapping:
 def probe(cpu: Cpu, linear: int) -> Mapping | None:
     """Translate `linear` without side effects or permission checks, for debuggers and tools; None: not mapped."""
     if not cpu.paging:
-        return _identity(linear)
+        return _identity(cpu, linear)
     if not cpu.long_mode:
         linear &= _M32
     walk = _walk(cpu, linear)
@@ -115,8 +115,8 @@ def check_pdptes(cpu: Cpu, cr3: int) -> None:
             raise GuestFault(GP, 0, note=f"PDPTE {n} has reserved bits set")
 
 
-def _identity(linear: int) -> Mapping:
-    return Mapping(linear & _M32, True, True, True, 0x1000, False, True)
+def _identity(cpu: Cpu, linear: int) -> Mapping:
+    return Mapping(linear & _M32 & cpu.address_mask, True, True, True, 0x1000, False, True)
 
 
 def _walk(cpu: Cpu, linear: int) -> _Walk | int:
@@ -209,7 +209,7 @@ def _mapping(cpu: Cpu, walk: _Walk, linear: int) -> Mapping:
     size = 1 << walk.shift
     base = leaf & (_ADDRESS if walk.width == 8 else 0xFFFF_F000) & -size
     return Mapping(
-        base | linear & size - 1,
+        (base | linear & size - 1) & cpu.address_mask,
         bool(walk.rights & PTE_W),
         bool(walk.rights & PTE_U),
         not walk.no_execute,

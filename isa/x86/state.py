@@ -103,7 +103,7 @@ class X86State:
         "regs", "rip", "rflags", "segs", "ldtr", "tr", "gdtr", "idtr", "cr0", "cr2", "cr3", "cr4", "cr8", "efer", "dr",
         "star", "lstar", "cstar", "sfmask", "kernel_gs_base", "sysenter_cs", "sysenter_esp", "sysenter_eip",
         "apic_base", "pat", "tsc_aux", "tsc_offset", "misc_msrs", "cpl", "mode", "shadow", "halted", "xcr0",
-        "lidt_executed",
+        "lidt_executed", "address_mask",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -131,6 +131,7 @@ class X86State:
         self.halted = False
         self.xcr0 = 1
         self.lidt_executed = False
+        self.address_mask = -1  # of physical addresses: the A20 gate clears bit 20
 
     @property
     def protected(self) -> bool:

@@ -406,11 +406,12 @@ def test_the_memory_map_is_told_row_by_row(board: Board) -> None:
         assert board.call(0x15, **asked)["cf"] == 1
 
 
-def test_a20_is_always_on_and_says_so(board: Board) -> None:
+def test_a20_is_gated_by_port_92h(board: Board) -> None:
+    board.port92.values[0] = 0x02
     assert board.call(0x15, ax=0x2402)["ax"] == 0x0001
-    refused = board.call(0x15, ax=0x2400)
-    assert (refused["cf"], refused["ax"] >> 8) == (1, 0x86)
-    assert board.call(0x15, ax=0x2402)["ax"] == 0x0001
+    assert board.call(0x15, ax=0x2400)["cf"] == 0
+    assert board.port92.values[0] == 0
+    assert board.call(0x15, ax=0x2402)["ax"] == 0x0000
     board.port92.values[0] = 0x01  # bit 0 resets the machine and must not be written back
     assert board.call(0x15, ax=0x2401)["cf"] == 0
     assert board.port92.values[0] == 2

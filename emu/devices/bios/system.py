@@ -50,15 +50,12 @@ class System:
     # -- INT 15h ------------------------------------------------------------------------------------------------
 
     def _a20(self, call: Call) -> int | None:
-        """AX=2400h..2403h: disable, enable, tell, and by which means.
-
-        Address line 20 of this machine always works: disabling it is refused, and the answer is always "enabled".
-        """
-        function = call.low(RAX)
-        if function == 0x01:  # also where the port shows it
-            self._ports.write(_A20_PORT, 1, self._ports.read(_A20_PORT, 1) & ~_A20_RESET & 0xFF | _A20)
+        """AX=2400h..2403h: disable, enable, tell, and by which means."""
+        function, gate = call.low(RAX), self._ports.read(_A20_PORT, 1)
+        if function < 0x02:
+            self._ports.write(_A20_PORT, 1, gate & ~(_A20_RESET | _A20) & 0xFF | (_A20 if function else 0))
         elif function == 0x02:
-            call.set_low(RAX, 1)
+            call.set_low(RAX, gate >> 1 & 1)
         elif function == 0x03:
             call.set_word(RBX, _BY_PORT_92H)
         else:
