@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from isa.x86.decode import Insn
-from isa.x86.vector import EXPLICIT_LENGTHS, doubles_source, forgets_mmx
+from isa.x86.vector import EXPLICIT_LENGTHS, MASKMOV, doubles_source, forgets_mmx
 
 _LAHF, _SAHF, _PAUSE, _ENTER, _CVTPI2, _POPCNT, _CRC32 = 0x9F, 0x9E, 0x90, 0xC8, 0x0F2A, 0x0FB8, 0x0F38F1
 # BLSI leaves a wrong CF, BZHI drops bit 31 or 63, PDEP and PEXT do not zero the upper half, BEXTR takes CL's low bits.
@@ -25,6 +25,8 @@ def misexecuted(insn: Insn) -> bool:
     op, in_memory = insn.opcode, 0 <= insn.modrm < 0xC0
     if insn.vex:
         return op in _VEX
+    if op == MASKMOV:  # it stores what comes before the byte that faults
+        return True
     if op in EXPLICIT_LENGTHS:  # a length of -2**31 makes Unicorn read outside its own memory
         return True
     if op in (_LAHF, _SAHF, _PAUSE) and insn.rex:  # it takes SPL for AH, and F3 REX.B 90 for XCHG

@@ -163,29 +163,39 @@ def byte_swap(s: Situation) -> Fields:
     return ("r*",) if 0x0FC8 <= s.insn.opcode <= 0x0FCF and s.insn.opsize == 2 else ()
 
 
-def same_but_nans(right: int, mine: int, bits: int) -> bool:
-    """Every lane that differs is a NaN in both."""
+def same_but_nans(right: int, mine: int, bits: int, flushes: bool = False) -> bool:
+    """Every lane that differs is a NaN in both; or, if denormals are flushed, is zero there and a denormal here."""
     infinity, lane, sign = (0x7F80_0000 if bits == 32 else 0x7FF0 << 48), (1 << bits) - 1, 1 << bits - 1
     lanes = [(right >> at & lane, mine >> at & lane) for at in range(0, 128, bits)]
-    return all(a == b or (a & ~sign > infinity and b & ~sign > infinity) for a, b in lanes)
+    return all(
+        a == b or (a & ~sign > infinity and b & ~sign > infinity) or (flushes and _flushed(a, b, bits))
+        for a, b in lanes
+    )
 
 
 def nan(s: Situation) -> Fields:
+    flushes = bool(int.from_bytes(s.case.fx[24:28], "little") & 0x8040)
     arithmetic = 0x0F51 <= s.insn.opcode <= 0x0F5F or s.insn.opcode in (0x0F7C, 0x0F7D, 0x0FD0, 0x0F3A40, 0x0F3A41)
     if not arithmetic:
         return ()
     return tuple(
         name
         for name, (right, mine) in s.differences.items()
-        if name.startswith("xmm") and any(same_but_nans(right, mine, bits) for bits in (32, 64))
+        if name.startswith("xmm") and any(same_but_nans(right, mine, bits, flushes) for bits in (32, 64))
     )
 
 
 def _zero_for_denormal(right: int, mine: int, bits: int) -> bool:
     """Every lane that differs is a zero on the real CPU and a denormal number here."""
-    lane, fraction = (1 << bits) - 1, 23 if bits == 32 else 52
+    lane = (1 << bits) - 1
     lanes = [(right >> at & lane, mine >> at & lane) for at in range(0, 128, bits)]
-    return all(a == b or (not a << 1 & lane and not (b << 1 & lane) >> fraction + 1) for a, b in lanes)
+    return all(a == b or _flushed(a, b, bits) for a, b in lanes)
+
+
+def _flushed(right: int, mine: int, bits: int) -> bool:
+    """A zero there, a denormal number here."""
+    lane, fraction = (1 << bits) - 1, 23 if bits == 32 else 52
+    return not right << 1 & lane and not (mine << 1 & lane) >> fraction + 1
 
 
 def flush_to_zero(s: Situation) -> Fields:
@@ -314,7 +324,7 @@ def compare_flags(s: Situation) -> Fields:
 
 def restore(s: Situation) -> Fields:
     op, field = s.insn.opcode, s.insn.reg_field
-    loads = s.insn.modrm < 0xC0 and ((op == 0xD9 and field == 4) or (op == 0xDD and field == 4))
+    loads = s.insn.modrm < 0xC0 and (op, field) in ((0xD9, 4), (0xDD, 4), (0x0FAE, 1))
     return ("*",) if loads and s.real_faulted else ()
 
 
@@ -323,7 +333,7 @@ def string_flags(s: Situation) -> Fields:
 
 
 def halves(s: Situation) -> Fields:
-    split = s.insn.opcode == 0x0FF7 or (is_vector(s.insn) and s.insn.modrm < 0xC0 and memory_size(s.insn) > 8)
+    split = is_vector(s.insn) and 0 <= s.insn.modrm < 0xC0 and memory_size(s.insn) > 8
     return ("data*", "xmm*") if split and s.real_faulted and s.real.vector == PAGE_FAULT else ()
 
 
