@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+KERNEL ?= cloud
+LINUX := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/vemu/linux
 
 .DEFAULT_GOAL := help
 
@@ -30,6 +32,11 @@ lint: $(VENV)/ready ## Check style and types
 guests: $(VENV)/ready ## Rebuild the bundled guests
 	$(BIN)/python -m guests.build
 
+linux: $(VENV)/ready ## Boot Debian's kernel with a busybox shell (KERNEL=cloud, generic or 686)
+	$(BIN)/python -m guests.linux --kernel $(KERNEL) -o $(LINUX)/rootfs-$(KERNEL).cpio.gz
+	$(BIN)/vemu run $(LINUX)/$(KERNEL)/vmlinuz --initrd $(LINUX)/rootfs-$(KERNEL).cpio.gz --memory 256M \
+		--append console=ttyS0
+
 verify: $(VENV)/ready ## Compare interpreter and translator on every bundled guest and memtest86+
 	$(BIN)/python -m tests.verify_all
 
@@ -39,4 +46,4 @@ bench: $(VENV)/ready ## Compare the engines, plain Unicorn and QEMU
 clean: ## Remove what the targets above made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache dist
 
-.PHONY: help venv run test lint guests verify bench clean
+.PHONY: help venv run test lint guests linux verify bench clean

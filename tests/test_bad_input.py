@@ -252,6 +252,7 @@ def test_unknown_names(vemu: Vemu, name: str, hint: str) -> None:
         (["--screenshot", "/"], BAD_FILE, "directory"),
         (["--format", "elf"], BAD_FILE, "7f 45 4c 46"),
         (["--append", "x"], USAGE, "no command line"),
+        (["--boot-stub"], USAGE, "only a Linux bzImage has a boot stub"),
         (["--initrd", __file__], USAGE, "no initial RAM disk"),
         (["--no-such-option"], USAGE, "--no-such-option"),
         (["--memory"], USAGE, "--memory"),

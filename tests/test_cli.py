@@ -265,7 +265,7 @@ def test_run_has_every_documented_option() -> None:
     assert names >= {
         "--engine", "--memory", "--mode", "--org", "--format", "--initrd", "--append", "--disk", "--serial",
         "--console", "--timeout", "--expect", "--max-instructions", "--deterministic", "--screenshot", "--fail-on",
-        "--success-code", "--json", "--quiet", "--debug",
+        "--success-code", "--json", "--quiet", "--debug", "--boot-stub",
     }  # fmt: skip
 
 

@@ -19,8 +19,10 @@ LIBRARIES = {
     "capstone": ("isa.x86.decode",),
     "keystone": ("isa.x86.emit", "guests", "guests.*"),
     "unicorn": ("emu.backends.*",),
-    "rich": ("emu.report", "emu.console", "emu.cli_verify"),
-    "click": ("emu.cli", "emu.cli_*", "emu.__main__"),
+    "rich": ("emu.report", "emu.console", "emu.cli_verify", "guests.debian"),
+    "click": ("emu.cli", "emu.cli_*", "emu.__main__", "guests.linux"),
+    "zstandard": ("emu.loader.payload",),
+    "lz4": ("emu.loader.payload",),
     "elftools": ("emu.loader.*",),
     "PIL": ("emu.screen",),
 }

@@ -10,6 +10,7 @@ stub itself runs where that is asked for and where nothing is packed in the imag
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 from typing import Final
@@ -32,6 +33,7 @@ _OLDEST: Final = 0x206  # the first protocol that says how long a command line m
 _RELOCATABLE_SINCE, _PAYLOAD_SINCE, _PREFERRED_SINCE, _FLAGS_64_SINCE = 0x205, 0x208, 0x20A, 0x20C
 _LOADED_HIGH: Final = 1 << 0
 _XLF_KERNEL_64: Final = 1 << 0
+_BANNER: Final = re.compile(rb"Linux version \d+\.\d+")
 
 # Offsets of setup-header fields.
 _HEADER_LENGTH: Final = 0x201  # length of what follows the magic's jump, counted from 202h
@@ -70,8 +72,10 @@ def is_linux(data: bytes) -> bool:
 
 
 def is_linux_elf(data: bytes) -> bool:
-    """True for an ELF file with a note of Linux's own (include/linux/elfnote.h users: build salt, LTO, release)."""
-    return any(note.owner == "Linux" for note in elf.notes(data))
+    """True for an ELF file with a note of Linux's own (build salt, release), or with its banner: Linux before 4.20."""
+    if not data.startswith(elf.MAGIC):
+        return False
+    return any(note.owner == "Linux" for note in elf.notes(data)) or _BANNER.search(data) is not None
 
 
 def load_linux(image: GuestImage, memory: GuestMemory, state: X86State, options: LoadOptions) -> LoadedGuest:
@@ -167,6 +171,8 @@ def _load_bare(image: GuestImage, memory: GuestMemory, state: X86State, options:
     if options.boot_stub:
         raise UsageError(f"--boot-stub: {image.path} is a bare ELF kernel, which has none")
     executable = elf.parse(image)
+    if not is_linux_elf(image.data):
+        raise image.error("an ELF file, but no Linux kernel: neither a note nor a version string says so")
     if options.mode not in (None, executable.bits):
         raise image.error(f"an ELF{executable.bits} kernel does not start in {options.mode}-bit mode")
     setup = bytearray(_LAST_FIELD_SINCE[0][1] - zeropage.SETUP)

@@ -18,8 +18,11 @@ from emu.memory import MIB, GuestMemory
 from isa.x86.state import X86State
 
 Loading = Callable[..., Any]
-NAMES = ("boot", "elf", "elf32", "multiboot", "multiboot-elf", "linux", "linux32")
-FORMAT_OF = {"elf32": "elf", "multiboot-elf": "multiboot", "linux32": "linux"}
+FORMAT_OF = {
+    "elf32": "elf", "multiboot-elf": "multiboot", "linux32": "linux", "bzimage": "linux", "vmlinux": "linux",
+    "vmlinux32": "linux",
+}  # fmt: skip
+NAMES = ("boot", "elf", "multiboot", "linux", "pvh", *FORMAT_OF)
 
 
 def test_every_format_is_recognised(samples: Any) -> None:
@@ -47,12 +50,15 @@ def test_every_format_may_be_loaded_as_flat(loading: Loading, samples: Any, name
         ("boot", {"append": "x"}),
         ("elf", {"initrd": b"x"}),
         ("elf", {"format": "coff"}),
+        ("elf", {"boot_stub": True}),
+        ("vmlinux", {"boot_stub": True}),
+        ("pvh", {"mode": 64}),
     ],
 )
 def test_options_that_fit_no_format_are_usage_errors(
     loading: Loading, samples: Any, name: str, options: dict[str, Any]
 ) -> None:
-    option = next(iter(options))
+    option = next(iter(options)).replace("_", "-")
     with pytest.raises(UsageError, match=f"--{option}"):
         loading(samples.all()[name], **options)
 
