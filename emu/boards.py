@@ -3,12 +3,14 @@
 FFFFFFFF_FFFFFFFF
           :            RAM above the hole, from 1_0000_0000 on
 1_0000_0000 -----------
-  FEC00000..           (reserved for interrupt controllers; nothing there yet: reads as all ones)
+  FEE00000             local APIC (movable by IA32_APIC_BASE)
+  FEC00000             I/O APIC: ISA interrupts on the inputs of their number, but IRQ 0 on input 2
   D0000000..D2000000   linear window of the monitor for 16- and 32-bit code (no guest-physical meaning)
   C0000000 ----------- the hole: no RAM from here to 4 GiB
           :            RAM
   00100000 -----------
   000F0000             BIOS ROM, read-only (with --bios firmware in 000E0000.. as the host bridge's PAM registers say)
+  000E0000             ACPI tables (no firmware)
   000C0000             RAM
   000B8000             VGA text memory, plain RAM
   000A0000             nothing: reads as all ones
@@ -72,4 +74,7 @@ IRQ_COM1: Final = 4
 IRQ_RTC: Final = 8
 IRQ_SCI: Final = 9
 IRQ_IDE: Final = 14
+LOCAL_APIC: Final = 0xFEE0_0000
+IO_APIC: Final = 0xFEC0_0000
+TIMER_INPUT: Final = 2  # of the I/O APIC
 PCI_ROUTES: Final = (10, 10, 11, 11)  # IRQs of INTA to INTD

@@ -18,6 +18,7 @@ from emu.engines.base import Engine
 from emu.engines.interpret import InterpretEngine
 from emu.engines.translate import TranslateEngine
 from emu.exits import Ending, EndReason
+from emu.loader import acpi
 from emu.loader.detect import load
 from emu.loader.firmware import check_size
 from emu.loader.image import GuestImage, LoadedGuest, LoadOptions
@@ -93,7 +94,6 @@ class Machine:
         self.memory = GuestMemory(config.memory, self.mmio, rom)
         self._outside = Ports(self.ports)
         self.state = Cpu(self.memory, self._outside, None)
-        self.state.apic_base = 0  # the board has no local APIC, and CPUID says so
         self._engine = self._build_engine(observe)
         source = InstructionTime(lambda: self.state.retired) if config.deterministic else HostTime()
         self.clock = Clock(source)
@@ -104,6 +104,7 @@ class Machine:
         )
         self.clock.changed = self._monitor.attend
         self._board = self._build_board(guest)
+        self._outside.apic = self._board.apic
         if config.console == "vga" and self._watch.wanted:
             self.clock.at(_LOOK_AT_SCREEN, self._look_at_screen)
         self._seconds = 0.0
@@ -125,6 +126,7 @@ class Machine:
         initrd = None
         if config.initrd is not None:
             initrd = read_file(config.initrd, "initrd")
+        rsdp = None if config.format == "firmware" else acpi.place(self.memory)  # firmware makes its own
         options = LoadOptions(
             format=config.format,
             mode=config.mode,
@@ -132,6 +134,7 @@ class Machine:
             append=config.append,
             initrd=initrd,
             boot_stub=config.boot_stub,
+            rsdp=rsdp or 0,
         )
         return load(image, self.memory, self.state, options)
 
@@ -147,7 +150,7 @@ class Machine:
         )
         drives = self._drives(image)
         line = self._monitor.interrupt_line
-        board = Pc(self.config, self.state, self.memory, self.ports, self.clock, outlets, line, drives)
+        board = Pc(self.config, self.state, self.memory, self.ports, self.mmio, self.clock, outlets, line, drives)
         if self.guest.bios or self._room_for_bios():
             boots = board.install_bios()
             if self.guest.format == "boot" and boots is not None:
@@ -184,10 +187,10 @@ class Machine:
     # -- what devices report -----------------------------------------------------------------------------------
 
     def _interrupt_pending(self) -> bool:
-        return self._board.pending()
+        return self._board.apic.pending()
 
     def _acknowledge(self) -> int:
-        return self._board.acknowledge()
+        return self._board.apic.acknowledge()
 
     def _serial_written(self, data: bytes) -> None:
         if self.config.console == "serial":

@@ -38,7 +38,7 @@ HIGH_BASE: Final = 0x1_0000_0000
 VGA_HOLE: Final = 0xA0000
 VGA_TEXT: Final = 0xB8000
 EBDA: Final = 0x9FC00
-BIOS_AREA: Final = 0xF0000
+BIOS_TABLES: Final = 0xE0000  # ACPI tables, and the BIOS from F0000h on
 
 E820_USABLE: Final = 1  # ACPI 6.4, 15.1, table 15-4
 E820_RESERVED: Final = 2
@@ -125,7 +125,7 @@ class GuestMemory:
         rows = [
             (0, EBDA, E820_USABLE),
             (EBDA, VGA_HOLE - EBDA, E820_RESERVED),
-            (BIOS_AREA, MIB - BIOS_AREA, E820_RESERVED),
+            (BIOS_TABLES, MIB - BIOS_TABLES, E820_RESERVED),
         ]
         if self.low_top > MIB:
             rows.append((MIB, self.low_top - MIB, E820_USABLE))

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import Protocol
 
 from emu.bus import Bus
 from emu.clock import Clock, InstructionTime
@@ -29,6 +30,22 @@ _SHORT = 10_000  # so few instructions are over before anybody could want to int
 _IDLE_NS = 50_000_000  # longest sleep of a halted guest before the monitor looks around
 
 
+class Apic(Protocol):
+    """What the CPU itself needs of the board's local APIC."""
+
+    @property
+    def task_priority(self) -> int: ...
+
+    def set_task_priority(self, value: int) -> None: ...
+
+    @property
+    def deadline(self) -> int: ...
+
+    def set_deadline(self, value: int) -> None: ...
+
+    def base_changed(self, value: int) -> None: ...
+
+
 class Ports:
     """What the CPU asks of the board while one instruction executes (`isa.base.Outside`); counts the exits."""
 
@@ -37,6 +54,7 @@ class Ports:
         self.exits: Counter[str] = Counter()
         self.clock: Clock | None = None
         self.engine: Engine | None = None
+        self.apic: Apic | None = None
 
     def port_in(self, port: int, size: int) -> int:
         self.exits["port read"] += 1
@@ -55,7 +73,24 @@ class Ports:
             self.engine.mapping_changed(linear)
 
     def apic_base_changed(self, value: int) -> None:
-        """No local APIC on this board yet: the base is only stored."""
+        if self.apic is not None:
+            self.apic.base_changed(value)
+
+    @property
+    def task_priority(self) -> int:
+        return 0 if self.apic is None else self.apic.task_priority
+
+    def set_task_priority(self, value: int) -> None:
+        if self.apic is not None:
+            self.apic.set_task_priority(value)
+
+    @property
+    def tsc_deadline(self) -> int:
+        return 0 if self.apic is None else self.apic.deadline
+
+    def set_tsc_deadline(self, value: int) -> None:
+        if self.apic is not None:
+            self.apic.set_deadline(value)
 
 
 class Monitor:

@@ -18,6 +18,10 @@ from emu.devices.debugcon import DebugConsole
 from emu.devices.debugexit import DebugExit
 from emu.devices.i8042 import I8042
 from emu.devices.ide import CONTROL, IdeChannel
+from emu.devices.ioapic import SIZE as IO_APIC_SIZE
+from emu.devices.ioapic import IoApic
+from emu.devices.lapic import SIZE as LOCAL_APIC_SIZE
+from emu.devices.lapic import LocalApic
 from emu.devices.pci import PciConfig
 from emu.devices.pic import PicPair
 from emu.devices.pit import Pit, PortB
@@ -29,10 +33,14 @@ from emu.devices.rtc import Rtc
 from emu.devices.serial import Serial
 from emu.devices.vga import Vga
 from emu.disk_image import BlockImage
+from emu.irq import IrqLine
 from emu.memory import GuestMemory
 from isa.x86.cpu import Cpu
 
 _FIXED_START: Final = datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)  # the clock's date under --deterministic
+# Level-triggered interrupts of PCI and ACPI: IRQ 9, 10 and 11.
+_AS_FIRMWARE_LEAVES_IT: Final = ((boards.PIC_ELCR + 1, 0x0E),)
+_M64: Final = 0xFFFF_FFFF_FFFF_FFFF
 _A20_BIT: Final = 1 << 20
 _ISA_BRIDGE: Final = 1  # PCI slot, with IDE and power management as functions 1 and 3 of the same chip
 
@@ -74,6 +82,7 @@ class Pc:
         cpu: Cpu,
         memory: GuestMemory,
         ports: Bus,
+        mmio: Bus,
         clock: Clock,
         outlets: Outlets,
         interrupt_line: Callable[[bool], None],
@@ -82,22 +91,26 @@ class Pc:
         self._cpu, self._memory, self._ports, self._clock = cpu, memory, ports, clock
         self._outlets, self._drives = outlets, drives
         start = _FIXED_START if config.deterministic else datetime.datetime.now(datetime.UTC)
-        self.pic = pic = PicPair(interrupt_line)
-        pit = Pit(clock, pic.line(boards.IRQ_TIMER))
-        self.serial = Serial(pic.line(boards.IRQ_COM1), clock, outlets.com1)
-        second = Serial(pic.line(boards.IRQ_COM2), clock, outlets.com2, "com2")
-        self.keyboard = I8042(pic.line(boards.IRQ_KEYBOARD), outlets.reset, self._a20)
+        self._mmio = mmio
+        self.pic = PicPair(lambda level: self.apic.external_changed())
+        self.apic = LocalApic(clock, interrupt_line, self.pic.pending, self.pic.acknowledge, self._tsc_to_clock)
+        self.io_apic = IoApic(self.apic.deliver, self.apic.accepts)
+        self.apic.on_eoi, self.apic.on_move = self.io_apic.end_of_interrupt, self._apic_moved
+        pit = Pit(clock, self._line(boards.IRQ_TIMER))
+        self.serial = Serial(self._line(boards.IRQ_COM1), clock, outlets.com1)
+        second = Serial(self._line(boards.IRQ_COM2), clock, outlets.com2, "com2")
+        self.keyboard = I8042(self._line(boards.IRQ_KEYBOARD), outlets.reset, self._a20)
         self.vga = Vga(memory.read_bytes)
         self.post = PostCode()
-        self._power = PowerManagement(clock, pic.line(boards.IRQ_SCI), outlets.power_off)
+        self._power = PowerManagement(clock, self._line(boards.IRQ_SCI), outlets.power_off)
         debug = DebugConsole(outlets.debug)
-        rtc = Rtc(clock, pic.line(boards.IRQ_RTC), start, config.memory)
+        rtc = Rtc(clock, self._line(boards.IRQ_RTC), start, config.memory)
         port_92 = Port92(self._a20, outlets.reset)
         self.pci = PciConfig(ResetControl(outlets.reset), HostBridge(memory))
         attached: list[tuple[int, int, Device, int, int]] = [  # where, length, device, first offset, widest access
-            (boards.PIC_MASTER, 2, pic, 0, 1),
-            (boards.PIC_SLAVE, 2, pic, 2, 1),
-            (boards.PIC_ELCR, 2, pic, 4, 1),
+            (boards.PIC_MASTER, 2, self.pic, 0, 1),
+            (boards.PIC_SLAVE, 2, self.pic, 2, 1),
+            (boards.PIC_ELCR, 2, self.pic, 4, 1),
             (boards.PIT, 4, pit, 0, 1),
             (boards.PORT_B, 1, PortB(pit, clock), 0, 1),
             (boards.KEYBOARD_DATA, 1, self.keyboard, 0, 1),
@@ -118,12 +131,18 @@ class Pc:
             attached.append((boards.FIRMWARE_DEBUG, 1, debug, 0, 1))
         self.pci.add(_ISA_BRIDGE, isa_bridge(boards.PCI_ROUTES))
         if drives.hard is not None:
-            ide = IdeChannel(clock, pic.line(boards.IRQ_IDE), drives.hard)
+            ide = IdeChannel(clock, self._line(boards.IRQ_IDE), drives.hard)
             attached += [(boards.IDE, 8, ide, 0, 4), (boards.IDE_CONTROL, 1, ide, CONTROL, 1)]
             self.pci.add(_ISA_BRIDGE, piix3_ide(), 1)
         self.pci.add(_ISA_BRIDGE, PowerFunction(boards.POWER_MANAGEMENT, boards.IRQ_SCI, self._power_moved), 3)
         for where, length, device, base, width in attached:
             ports.attach(where, length, device, base, width)
+        mmio.attach(boards.IO_APIC, IO_APIC_SIZE, self.io_apic)
+        mmio.attach(boards.LOCAL_APIC, LOCAL_APIC_SIZE, self.apic)
+        if config.format != "firmware":
+            for where, value in _AS_FIRMWARE_LEAVES_IT:
+                ports.write(where, 1, value)
+            self.apic.enable()
 
     def install_bios(self) -> int | None:
         """Write the BIOS to memory and set the chips as it leaves them; the number of the drive to boot, or None."""
@@ -136,13 +155,27 @@ class Pc:
         bios.install()
         return bios.boot_drive
 
-    def pending(self) -> bool:
-        """True where an interrupt waits for the CPU."""
-        return self.pic.pending()
+    def _line(self, number: int) -> IrqLine:
+        """An ISA interrupt: it reaches the 8259A pair and the I/O APIC, and the guest masks what it does not use."""
+        pic = self.pic.line(number)
+        io_apic = self.io_apic.line(boards.TIMER_INPUT if number == boards.IRQ_TIMER else number)
 
-    def acknowledge(self) -> int:
-        """The vector of the interrupt that the CPU takes now."""
-        return self.pic.acknowledge()
+        def changed(level: bool) -> None:
+            pic.set(level)
+            io_apic.set(level)
+
+        return IrqLine(changed, number)
+
+    def _tsc_to_clock(self, value: int) -> int:
+        """Guest time at which the TSC has this value; now for one that is past."""
+        distance = value - self._cpu.outside.timestamp() - self._cpu.tsc_offset & _M64
+        return self._clock.now() + (distance if distance >> 63 == 0 else 0)
+
+    def _apic_moved(self, base: int | None) -> None:
+        self._mmio.detach(self.apic)
+        if base is not None:
+            with suppress(ValueError):  # something else is there already: it stays
+                self._mmio.attach(base, LOCAL_APIC_SIZE, self.apic)
 
     def _power_moved(self, base: int | None) -> None:
         self._ports.detach(self._power)

@@ -25,7 +25,7 @@ _MEMORY_EVERY: Final = 2_000_000  # instructions between two comparisons of all 
 _MOST_FAULTS: Final = 4  # delivered one after the other with no instruction in between
 _SLICE: Final = 1 << 20
 _SCALARS: Final = (
-    "cr0", "cr2", "cr3", "cr4", "cr8", "efer", "cpl", "mode", "star", "lstar", "cstar", "sfmask", "kernel_gs_base",
+    "cr0", "cr2", "cr3", "cr4", "efer", "cpl", "mode", "star", "lstar", "cstar", "sfmask", "kernel_gs_base",
     "sysenter_cs", "sysenter_esp", "sysenter_eip", "apic_base", "pat", "tsc_aux", "xcr0", "halted",
 )  # fmt: skip
 

@@ -94,7 +94,23 @@ class Outside(Protocol):
         """The guest flushed the translation of one linear address (INVLPG), or of all (CR3, CR0, CR4, EFER)."""
         ...
 
-    def apic_base_changed(self, value: int) -> None: ...
+    def apic_base_changed(self, value: int) -> None:
+        """The guest wrote IA32_APIC_BASE."""
+        ...
+
+    @property
+    def task_priority(self) -> int:
+        """The local APIC's task priority class, 0 to 15, which is CR8 (SDM vol. 3, 10.8.6)."""
+        ...
+
+    def set_task_priority(self, value: int) -> None: ...
+
+    @property
+    def tsc_deadline(self) -> int:
+        """IA32_TSC_DEADLINE of the local APIC's timer (SDM vol. 3, 10.5.4.1)."""
+        ...
+
+    def set_tsc_deadline(self, value: int) -> None: ...
 
 
 @dataclass(slots=True)

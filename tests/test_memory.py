@@ -66,7 +66,7 @@ def test_memory_above_the_hole_is_found_at_4_gib(bus: Bus) -> None:
 
 def test_one_mib_has_no_extended_memory(bus: Bus) -> None:
     memory = GuestMemory(MIB, bus)
-    assert memory.e820() == [(0, 0x9FC00, 1), (0x9FC00, 0x400, 2), (0xF0000, 0x10000, 2)]
+    assert memory.e820() == [(0, 0x9FC00, 1), (0x9FC00, 0x400, 2), (0xE0000, 0x20000, 2)]
     assert memory.read(MIB, 4) == 0xFFFFFFFF
     memory.close()
 

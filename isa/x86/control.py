@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from isa.base import GuestFault
@@ -152,7 +153,7 @@ def set_cr8(cpu: Cpu, value: int) -> None:
     """MOV to CR8, the task-priority register."""
     if value >> 4:
         raise _no("CR8: reserved bits above 3")
-    cpu.cr8 = value
+    cpu.outside.set_task_priority(value)
 
 
 def _set_cr2(cpu: Cpu, value: int) -> None:
@@ -160,6 +161,13 @@ def _set_cr2(cpu: Cpu, value: int) -> None:
 
 
 _CR_SETTERS: Final = {0: set_cr0, 2: _set_cr2, 3: set_cr3, 4: set_cr4, 8: set_cr8}
+_CR_GETTERS: Final[dict[int, Callable[[Cpu], int]]] = {
+    0: lambda cpu: cpu.cr0,
+    2: lambda cpu: cpu.cr2,
+    3: lambda cpu: cpu.cr3,
+    4: lambda cpu: cpu.cr4,
+    8: lambda cpu: cpu.outside.task_priority,
+}
 
 
 def _cr_number(cpu: Cpu, insn: Insn) -> int:
@@ -178,7 +186,7 @@ def mov_to_cr(cpu: Cpu, insn: Insn) -> None:
 
 def mov_from_cr(cpu: Cpu, insn: Insn) -> None:
     number = _cr_number(cpu, insn)
-    value = {0: cpu.cr0, 2: cpu.cr2, 3: cpu.cr3, 4: cpu.cr4, 8: cpu.cr8}[number]
+    value = _CR_GETTERS[number](cpu)
     cpu.regs[rm_number(insn)] = value if cpu.mode == 64 else value & M32
 
 

@@ -22,20 +22,22 @@ TSC_HZ: Final = 1_000_000_000
 
 FEATURES: Final = frozenset((
     "fpu", "de", "pse", "tsc", "msr", "pae", "mce", "cx8", "sep", "mtrr", "pge", "mca", "cmov", "pat", "clflush", "mmx",
-    "fxsr", "sse", "sse2", "sse3", "ssse3", "cx16", "sse4_1", "sse4_2", "movbe", "popcnt", "hypervisor",
-    "fsgsbase", "bmi1", "smep", "bmi2", "adx", "umip",
+    "fxsr", "sse", "sse2", "sse3", "ssse3", "cx16", "sse4_1", "sse4_2", "movbe", "popcnt", "tsc_deadline", "hypervisor",
+    "arat", "fsgsbase", "bmi1", "smep", "bmi2", "adx", "umip",
     "lahf", "lzcnt", "syscall", "nx", "pdpe1gb", "rdtscp", "lm", "invariant_tsc",
 ))  # fmt: skip
 
 # Bit numbers by register (SDM vol. 2, CPUID, tables 3-10, 3-11 and 3-8); "apic" and "osxsave" depend on the state.
 _1_ECX: Final = {
-    "sse3": 0, "ssse3": 9, "cx16": 13, "sse4_1": 19, "sse4_2": 20, "movbe": 22, "popcnt": 23, "hypervisor": 31,
+    "sse3": 0, "ssse3": 9, "cx16": 13, "sse4_1": 19, "sse4_2": 20, "movbe": 22, "popcnt": 23, "tsc_deadline": 24,
+    "hypervisor": 31,
 }  # fmt: skip
 _1_EDX: Final = {
     "fpu": 0, "vme": 1, "de": 2, "pse": 3, "tsc": 4, "msr": 5, "pae": 6, "mce": 7, "cx8": 8, "sep": 11, "mtrr": 12,
     "pge": 13, "mca": 14, "cmov": 15, "pat": 16, "clflush": 19, "mmx": 23, "fxsr": 24, "sse": 25, "sse2": 26,
 }  # fmt: skip
 _7_EBX: Final = {"fsgsbase": 0, "bmi1": 3, "smep": 7, "bmi2": 8, "adx": 19, "smap": 20}
+_6_EAX: Final = {"arat": 2}
 _7_ECX: Final = {"umip": 2}
 _81_ECX: Final = {"lahf": 0, "lzcnt": 5}
 _81_EDX: Final = {"syscall": 11, "nx": 20, "pdpe1gb": 26, "rdtscp": 27, "lm": 29}
@@ -78,6 +80,7 @@ _FIXED: Final[dict[int, Registers]] = {
     0x0: (_MAX_BASIC, _vendor[0], _vendor[2], _vendor[1]),
     # One iteration; FF: caches are in leaf 4; 50 and 5B: 64-entry code and data TLBs (SDM vol. 2, table 3-12).
     0x2: (0x5BFF_5001, 0, 0, 0),
+    0x6: (_bits(_6_EAX), 0, 0, 0),
     0x15: (1, 1, TSC_HZ, 0),  # the TSC runs at 1/1 of a crystal of that many hertz
     0x16: (TSC_HZ // 1_000_000, TSC_HZ // 1_000_000, 100, 0),
     0x4000_0000: (_MAX_HYPERVISOR, _signature[0], _signature[1], _signature[2]),

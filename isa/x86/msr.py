@@ -86,6 +86,10 @@ def _write_apic_base(cpu: Cpu, value: int) -> None:
     cpu.outside.apic_base_changed(value)
 
 
+def _write_deadline(cpu: Cpu, value: int) -> None:
+    cpu.outside.set_tsc_deadline(value)
+
+
 def _write_efer(cpu: Cpu, value: int) -> None:
     """IA32_EFER: LMA is read-only (writes to it are ignored), LME fixed while paging is on (SDM vol. 3, 2.2.1)."""
     if value & ~(_EFER_BITS | EFER_LMA):
@@ -239,6 +243,8 @@ def _table() -> dict[int, Msr]:
         0xC000_0101: Msr("IA32_GS_BASE", lambda cpu: cpu.segs[GS].base, _write_gs_base),
         0xC000_0102: Msr("IA32_KERNEL_GS_BASE", lambda cpu: cpu.kernel_gs_base, _write_kernel_gs_base),
     }
+    if cpuid.has("tsc_deadline"):
+        table[0x6E0] = Msr("IA32_TSC_DEADLINE", lambda cpu: cpu.outside.tsc_deadline, _write_deadline)
     if cpuid.has("rdtscp"):
         table[0xC000_0103] = Msr("IA32_TSC_AUX", lambda cpu: cpu.tsc_aux, _write_tsc_aux)
     return table | _mtrrs()

@@ -100,7 +100,7 @@ class X86State:
     """
 
     __slots__ = (
-        "regs", "rip", "rflags", "segs", "ldtr", "tr", "gdtr", "idtr", "cr0", "cr2", "cr3", "cr4", "cr8", "efer", "dr",
+        "regs", "rip", "rflags", "segs", "ldtr", "tr", "gdtr", "idtr", "cr0", "cr2", "cr3", "cr4", "efer", "dr",
         "star", "lstar", "cstar", "sfmask", "kernel_gs_base", "sysenter_cs", "sysenter_esp", "sysenter_eip",
         "apic_base", "pat", "tsc_aux", "tsc_offset", "misc_msrs", "cpl", "mode", "shadow", "halted", "xcr0",
         "lidt_executed", "address_mask",
@@ -117,7 +117,7 @@ class X86State:
         self.gdtr = Table()
         self.idtr = Table(0, 0x3FF)
         self.cr0 = CR0_ET  # CD and NW are left clear: vemu models no caches
-        self.cr2 = self.cr3 = self.cr4 = self.cr8 = self.efer = 0
+        self.cr2 = self.cr3 = self.cr4 = self.efer = 0
         self.dr = [0, 0, 0, 0, 0, 0, 0xFFFF0FF0, 0x400]
         self.star = self.lstar = self.cstar = self.sfmask = self.kernel_gs_base = 0
         self.sysenter_cs = self.sysenter_esp = self.sysenter_eip = 0

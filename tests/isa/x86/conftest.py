@@ -54,6 +54,7 @@ class FakeOutside:
         self.inputs: dict[int, list[int]] = {}
         self.flushes: list[int | None] = []
         self.apic: list[int] = []
+        self.task_priority = self.tsc_deadline = 0
         self.now = 0x1_2345_6789
 
     def port_in(self, port: int, size: int) -> int:
@@ -70,6 +71,12 @@ class FakeOutside:
 
     def apic_base_changed(self, value: int) -> None:
         self.apic.append(value)
+
+    def set_task_priority(self, value: int) -> None:
+        self.task_priority = value
+
+    def set_tsc_deadline(self, value: int) -> None:
+        self.tsc_deadline = value
 
 
 class Machine:
@@ -194,7 +201,7 @@ class Machine:
         cpu = self.cpu
         return (
             list(cpu.regs), cpu.rip, cpu.rflags, [repr(s) for s in cpu.segs], cpu.cpl, cpu.mode, cpu.cr0, cpu.cr3,
-            cpu.cr4, cpu.cr8, cpu.efer, list(cpu.dr[:6]), cpu.dr[7], repr(cpu.ldtr), repr(cpu.tr), repr(cpu.gdtr),
+            cpu.cr4, cpu.efer, list(cpu.dr[:6]), cpu.dr[7], repr(cpu.ldtr), repr(cpu.tr), repr(cpu.gdtr),
             repr(cpu.idtr), cpu.shadow, cpu.halted, bytes(self.memory.bytes[:GDT]),
             bytes(self.memory.bytes[IDT:TABLES]), list(self.outside.outputs),
         )  # fmt: skip
