@@ -15,7 +15,7 @@ class Block:
 
     `linear` is the guest-linear address of its first byte, `pc` the same as an offset in CS; `spans` are the
     guest-physical byte ranges (start, end) its instructions were read from, one a page. `incoming` holds the exits of
-    other blocks that are chained to it, so that unlinking is exact.
+    other blocks that are chained to it, so that unlinking is exact; the one `above` falls into it.
     """
 
     mode: BlockMode
@@ -25,6 +25,7 @@ class Block:
     insns: list[Insn]
     code: Code
     valid: bool = True
+    above: Block | None = None  # the block that runs into this one without an exit
     incoming: set[int] = field(default_factory=set)  # offsets that identify the chained exits
 
     @property

@@ -13,6 +13,7 @@ from isa.x86.emit import TABLE_BYTES, TABLE_SLOTS, TABLES
 from isa.x86.rewrite import BlockMode, Site, SiteKind
 
 PAGE_SHIFT = 12
+_JUMP = 5  # bytes of a jump with a 32-bit displacement
 
 
 @dataclass(slots=True)
@@ -204,6 +205,8 @@ class CodeCache:
                 site.linked.incoming.discard(behind)
                 site.linked = None
         block.valid = False
+        if block.above is not None and block.above.valid:
+            self._part(block.above, block)
         self._blocks.pop((block.mode, block.linear, block.spans[0][0]), None)
         for start, _ in block.spans:
             page = start >> PAGE_SHIFT
@@ -214,6 +217,17 @@ class CodeCache:
                     del self._pages[page], self._bytes[page]
                     self._unwatch(page)
         self.counters.invalidated += 1
+
+    def _part(self, above: Block, block: Block) -> None:
+        """Turn the entry of a dropped block into an exit of the block that falls into it."""
+        at, leave = block.code.entry, self._backend.layout.leave
+        stub = at + _JUMP
+        self._backend.patch(at, b"\xe9" + bytes(4) + leave)  # a jump that can be chained, now to what is behind it
+        behind = stub + len(leave)
+        site = Site(SiteKind.LINK, len(above.code.pieces) - 1, block.pc, at + 1, stub)
+        above.code.sites[behind] = site
+        self.sites[behind] = (above, site)
+        self.counters.sites += 1
 
     def written(self, physical: int, size: int) -> int:
         """Guest memory changed: drop exactly the blocks that were made from these bytes; returns how many."""

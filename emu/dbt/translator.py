@@ -13,7 +13,7 @@ from emu.memory import GuestMemory
 from isa.x86.decode import Decoder
 from isa.x86.emit import Emitter, Target
 from isa.x86.incache import LOOKUP_SPILLS
-from isa.x86.rewrite import BlockMode, Rewriter, SiteKind
+from isa.x86.rewrite import BlockMode, Rewriter, SiteKind, falls_through
 
 _ROOM: Final = MAX_RUN * 160  # no guest instruction becomes more bytes than this, with its share of exits
 
@@ -65,7 +65,8 @@ class Translator:
             if second >= 0:
                 edge = (physical | 0xFFF) + 1
                 spans = ((low, edge), (second, second + low + size - edge))
-            blocks.append(Block(mode, linear + delta, run.pcs[start], spans, insns, code))
+            above = blocks[-1] if blocks and falls_through(blocks[-1].insns[-1]) else None
+            blocks.append(Block(mode, linear + delta, run.pcs[start], spans, insns, code, above=above))
         cache.add(blocks, rewriter.finish())
         if not self._apart:
             self._chain(blocks, linear, physical)

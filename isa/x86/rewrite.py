@@ -214,6 +214,11 @@ def copies_of_loop(insns: list[Insn], pc: int, mode: BlockMode) -> int:
     return max(1, min(_MOST_COPIES, _UNROLLED // len(insns)))
 
 
+def falls_through(last: Insn) -> bool:
+    """True where a block that ends with `last` can go on behind it."""
+    return not ends_block(last) or last.flow is Flow.BRANCH
+
+
 @dataclass(slots=True)
 class _Cold:
     """A direct exit whose stub is still to come; `refund` instructions of the charge were not executed before it."""
@@ -269,7 +274,7 @@ class Rewriter:
                 self._one(piece, insn, index, pc)
             pc = next_pc
         last = insns[-1]
-        if (not ends_block(last) or last.flow is Flow.BRANCH) and not falls_into_next:
+        if falls_through(last) and not falls_into_next:
             self._link(charge - 1, pc, emit.jump())
         return Code(start, entry, indirect, emit.at, self._pieces, self._sites, counted_at, charge)
 
@@ -466,4 +471,15 @@ class Rewriter:
             self._emit.raw(b"\x66" + rex + bytes((0xB8 | reg & 7,)) + struct.pack("<H", value & 0xFFFF))
 
 
-__all__ = ["BlockMode", "Code", "Piece", "Rewriter", "Site", "SiteKind", "Target", "callout_reason", "ends_block"]
+__all__ = [
+    "BlockMode",
+    "Code",
+    "Piece",
+    "Rewriter",
+    "Site",
+    "SiteKind",
+    "Target",
+    "callout_reason",
+    "ends_block",
+    "falls_through",
+]

@@ -77,6 +77,19 @@ def test_a_chained_block_is_unlinked_when_its_bytes_change(make: Make, kind: str
     assert world.cpu.regs[RSI] == 6 * 1 + 4 * 100
 
 
+@pytest.mark.parametrize("kind", ENGINES)
+def test_a_block_is_not_fallen_into_once_its_bytes_changed(make: Make, kind: str) -> None:
+    world = make(kind)
+    # the branch is never taken: what is behind it is entered without an exit
+    world.put("mov ecx, 10; mov edi, 0x101000; again: call edi; dec ecx; cmp ecx, 5; jne again")
+    at = world.put("test ecx, ecx; jz over; mov eax, 1; add ebx, eax; over: ret", 0x101000) - 8
+    assert world.memory.read(at, 5) == 0x1B8
+    end = world.put("mov ecx, 10; mov edi, 0x101000; again: call edi; dec ecx; cmp ecx, 5; jne again")
+    world.put(f"mov byte ptr [{at + 1:#x}], 100; back: call edi; dec ecx; jnz back; hlt", end)
+    world.run()
+    assert world.cpu.regs[RBX] == 5 * 1 + 5 * 100
+
+
 def test_a_write_by_a_device_drops_the_translation(make: Make) -> None:
     world = make()
     world.put("mov eax, 1; hlt")
