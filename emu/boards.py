@@ -4,6 +4,7 @@ FFFFFFFF_FFFFFFFF
           :            RAM above the hole, from 1_0000_0000 on
 1_0000_0000 -----------
   FEE00000             local APIC (movable by IA32_APIC_BASE)
+  FEB00000             PCI cards, where no firmware places them
   FEC00000             I/O APIC: ISA interrupts on the inputs of their number, but IRQ 0 on input 2
   D0000000..D2000000   linear window of the monitor for 16- and 32-bit code (no guest-physical meaning)
   C0000000 ----------- the hole: no RAM from here to 4 GiB
@@ -75,6 +76,7 @@ IRQ_RTC: Final = 8
 IRQ_SCI: Final = 9
 IRQ_IDE: Final = 14
 LOCAL_APIC: Final = 0xFEE0_0000
+PCI_CARDS: Final = 0xFEB0_0000
 IO_APIC: Final = 0xFEC0_0000
 TIMER_INPUT: Final = 2  # of the I/O APIC
 PCI_ROUTES: Final = (10, 10, 11, 11)  # IRQs of INTA to INTD

@@ -68,7 +68,9 @@ def guest_options(command: F) -> F:
         click.option("--initrd", type=click.Path(), metavar="FILE", help="Initial RAM disk or multiboot module."),
         click.option("--append", default="", metavar="TEXT", help="The kernel's command line."),
         click.option("--boot-stub", is_flag=True, help="Let a Linux bzImage unpack its kernel itself."),
-        click.option("--disk", type=click.Path(), metavar="IMAGE", help="Image of the first hard disk."),
+        click.option(
+            "--disk", metavar="IMAGE[,rw][,ide|virtio]", help="Hard disk, raw or qcow2; rw: writes go to the file."
+        ),
         click.option("--max-instructions", type=number, metavar="N", help="End after N guest instructions."),
         click.option(
             "--debug", is_flag=True, is_eager=True, expose_value=False, callback=_set_debug, help="Show tracebacks."
@@ -83,21 +85,22 @@ def _config(
 ) -> MachineConfig:
     from pathlib import Path
 
-    from emu.config import MachineConfig
+    from emu.config import MachineConfig, parse_disk
 
-    for name in ("initrd", "disk"):
-        if more[name] is not None:
-            more[name] = Path(more[name])
+    if more["initrd"] is not None:
+        more["initrd"] = Path(more["initrd"])
     if bios is not None:
         if format_ not in (None, "firmware"):
             raise click.UsageError(f"--bios {bios}: a firmware's --format is firmware, not {format_}")
         if guest is not None:
             if more["disk"] is not None:
                 raise click.UsageError(f"--bios: its disk is {guest} or --disk {more['disk']}, not both")
-            more["disk"] = Path(guest)
+            more["disk"] = guest
         guest, format_ = bios, "firmware"
     if guest is None:
         raise click.UsageError("Missing argument 'GUEST'.")
+    if more["disk"] is not None:
+        more["disk"], more["disk_writable"], more["disk_interface"] = parse_disk(more["disk"])
     return MachineConfig(guest, memory=memory or 0, mode=int(mode) if mode else None, format=format_, **more)
 
 
@@ -120,10 +123,10 @@ def cli(ctx: click.Context) -> int:
 @click.option("--serial", default="stdio", metavar="WHERE", help="COM1: stdio (default), null, file:PATH or pty.")
 @click.option(
     "--console",
-    type=click.Choice(["serial", "vga"]),
+    type=click.Choice(["serial", "vga", "virtio"]),
     default="serial",
     show_default=True,
-    help="What is shown, watched for text and typed on: COM1, or VGA text screen and keyboard.",
+    help="What is shown, watched for text and typed on: COM1, VGA text screen and keyboard, or a virtio console.",
 )
 @click.option("--timeout", type=float, metavar="SECONDS", help="End after so many seconds, with 124.")
 @click.option("--expect", metavar="TEXT", help="End with 0 when the console shows TEXT.")

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 ENGINES: Final = ("translate", "interpret")
 FORMATS: Final = ("flat", "boot", "elf", "multiboot", "linux", "pvh", "firmware")
 MODES: Final = (16, 32, 64)
-CONSOLES: Final = ("serial", "vga")
+CONSOLES: Final = ("serial", "vga", "virtio")
+DISK_INTERFACES: Final = ("ide", "virtio")
 DEFAULT_MEMORY: Final = 128 * MIB
 MAX_FILE: Final = 1 << 30  # bytes of one guest file: it is held in the monitor's own memory while it is loaded
-SECTOR: Final = 512  # bytes; what a disk image is counted in
 _SUFFIXES: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _SIZE: Final = re.compile(r"(0x[0-9a-f]{1,30}|[0-9]{1,30})(?:([kmgt])(?:i?b)?)?", re.IGNORECASE)
 _SERIAL_KINDS: Final = ("stdio", "null", "pty")
@@ -38,7 +38,9 @@ class MachineConfig:
     `guest` is a path, the name of a bundled guest (a plain string that names no file), or the image's own bytes.
     `memory` is in bytes; 0 means what a bundled guest asks for, and 128 MiB for any other. `mode` (16, 32, 64), `org`
     (load address) and `format` override what the image says; a bundled guest's own are filled in. `initrd` and `disk`
-    are files. `boot_stub` lets a Linux bzImage unpack its kernel itself, which otherwise is done before the start.
+    are files; what the guest writes to the disk stays in memory unless `disk_writable`, and `disk_interface` is "ide",
+    "virtio" or None for what suits the guest (virtio for Linux kernels). `boot_stub` lets a Linux bzImage unpack its
+    kernel itself, which otherwise is done before the start.
     `timeout` is in seconds of host time. The run ends with 0 when `expect` appears on the console, with 10 when
     `fail_on` does, and with 0 when the guest leaves with `success_code`, a status `(value << 1) | 1` of the ISA debug
     exit. `serial` is "stdio", "null", "pty" or "file:PATH".
@@ -54,6 +56,8 @@ class MachineConfig:
     append: str = ""
     boot_stub: bool = False
     disk: Path | None = None
+    disk_writable: bool = False
+    disk_interface: str | None = None
     timeout: float | None = None
     expect: str | None = None
     fail_on: str | None = None
@@ -107,11 +111,9 @@ class MachineConfig:
         if self.initrd is not None:
             check_file(self.initrd, "initrd")
         if self.disk is not None:
-            size = check_file(self.disk, "disk image")
-            if size % SECTOR or (size == 0 and self.disk.is_file()):
-                raise GuestFileError(
-                    f"disk image {self.disk}: {size} bytes are no disk: it must hold whole {SECTOR}-byte sectors"
-                )
+            check_file(self.disk, "disk image", most=None)
+        if self.disk_interface is not None:
+            _one_of("disk interface", self.disk_interface, DISK_INTERFACES)
 
     @property
     def guest_name(self) -> str:
@@ -153,18 +155,36 @@ def resolve_guest(config: MachineConfig) -> GuestImage:
     return GuestImage(str(guest), read_file(Path(guest), "guest"))
 
 
-def check_file(path: Path, what: str) -> int:
-    """Size in bytes of a file that `read_file` would read (0 for a pipe); raises GuestFileError like it."""
+def parse_disk(text: str) -> tuple[Path, bool, str | None]:
+    """Path, whether writes go to the file, and interface, from "PATH[,rw][,ide|virtio]" (UsageError without a path)."""
+    path, writable, interface = text, False, None
+    while (parts := path.rpartition(","))[2] in ("rw", *DISK_INTERFACES) and parts[1]:
+        path, option = parts[0], parts[2]
+        if option == "rw":
+            writable = True
+        else:
+            interface = option
+    if not path:
+        raise UsageError(f"disk {text!r}: there is no file in front of the options")
+    return Path(path), writable, interface
+
+
+def check_file(path: Path, what: str, most: int | None = MAX_FILE) -> int:
+    """Size in bytes of a file that `read_file` would read (0 for a pipe); raises GuestFileError like it.
+
+    With `most` None it is a file that is only opened: of any size, and it may be a block device.
+    """
     try:
         found = os.stat(path)
     except (OSError, ValueError) as error:
         raise GuestFileError(f"{what} {path}: {_reason(error)}") from error
     if stat.S_ISDIR(found.st_mode):
         raise GuestFileError(f"{what} {path}: it is a directory")
-    if stat.S_ISCHR(found.st_mode) or stat.S_ISBLK(found.st_mode) or stat.S_ISSOCK(found.st_mode):
+    device = stat.S_ISBLK(found.st_mode) and most is not None
+    if stat.S_ISCHR(found.st_mode) or device or stat.S_ISSOCK(found.st_mode):
         raise GuestFileError(f"{what} {path}: it is no regular file")
-    if found.st_size > MAX_FILE:
-        raise GuestFileError(f"{what} {path}: {found.st_size} bytes are more than the {MAX_FILE} that vemu loads")
+    if most is not None and found.st_size > most:
+        raise GuestFileError(f"{what} {path}: {found.st_size} bytes are more than the {most} that vemu loads")
     return found.st_size
 
 

@@ -1,11 +1,19 @@
-"""The bytes of a disk: sectors over an image whose file stays untouched, and the geometries they are told in."""
+"""The sectors of a disk over whatever holds its bytes, and the geometries they are told in."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
-SECTOR: Final = 512
+from emu.disk.header import MAGIC
+from emu.disk.host import SECTOR, HostFile, RawImage
+from emu.disk.qcow2 import Qcow2Image
+from emu.disk.store import Constant, DiskError, Overlay, Store
+
+__all__ = ("FLOPPIES", "FORMATS", "SECTOR", "SIGNATURE", "BlockImage", "DiskError", "Geometry", "open_disk")
+
+FORMATS: Final = ("raw", "qcow2")
 SIGNATURE: Final = b"\x55\xaa"  # the last two bytes of a sector that boots
 
 _PARTITIONS: Final = 0x1BE  # four rows of 16 bytes; byte 5 is the last head, byte 6 the last sector
@@ -38,27 +46,37 @@ FLOPPIES: Final = {
 
 
 class BlockImage:
-    """A raw disk image of 512-byte sectors; writes stay in memory and never reach the file it came from."""
+    """A disk of 512-byte sectors.
 
-    def __init__(self, data: bytes, read_only: bool = False) -> None:
-        """A last sector that `data` fills in part reads as zeros behind it."""
-        self._data = data
-        self._written: dict[int, bytes] = {}
+    Bytes given as such stay as they are: what is written is kept in memory. A store decides that for itself.
+    """
+
+    def __init__(self, data: bytes | Store, read_only: bool = False) -> None:
+        """A last sector that `data` fills in part reads as zeros behind it; `read_only` is what guests are told."""
+        self._store: Store = (
+            Overlay(Constant(data, -(-len(data) // SECTOR) * SECTOR)) if isinstance(data, bytes) else data
+        )
         self.read_only = read_only
-        self.sectors = -(-len(data) // SECTOR)
+        self.sectors = self._store.size // SECTOR
 
     def read(self, lba: int, count: int) -> bytes:
-        """`count` sectors from `lba` on; ValueError beyond the end."""
+        """`count` sectors from `lba` on; ValueError beyond the end, DiskError where the image cannot be read."""
         self._check(lba, count)
-        if not self._written:
-            return self._data[lba * SECTOR : (lba + count) * SECTOR].ljust(count * SECTOR, b"\0")
-        return b"".join(self._sector(number) for number in range(lba, lba + count))
+        return self._store.read(lba * SECTOR, count * SECTOR)
 
     def write(self, lba: int, data: bytes) -> None:
-        """Store whole sectors from `lba` on; ValueError beyond the end."""
-        self._check(lba, len(data) // SECTOR)
-        for number in range(len(data) // SECTOR):
-            self._written[lba + number] = bytes(data[number * SECTOR : (number + 1) * SECTOR])
+        """Store whole sectors from `lba` on; ValueError beyond the end, DiskError where the image takes no more."""
+        count = len(data) // SECTOR
+        self._check(lba, count)
+        self._store.write(lba * SECTOR, data if len(data) == count * SECTOR else data[: count * SECTOR])
+
+    def flush(self) -> None:
+        """Have everything written reach the host's medium where writes go to a file; DiskError where it fails."""
+        self._store.flush()
+
+    def close(self) -> None:
+        """Let go of the file, where there is one, before the last reference does; nothing can be read after that."""
+        self._store.close()
 
     def is_floppy(self) -> bool:
         """True where the image has exactly the size of a floppy disk."""
@@ -109,10 +127,25 @@ class BlockImage:
                 return heads, sectors
         return None
 
-    def _sector(self, number: int) -> bytes:
-        kept = self._written.get(number)
-        return self._data[number * SECTOR : (number + 1) * SECTOR].ljust(SECTOR, b"\0") if kept is None else kept
-
     def _check(self, lba: int, count: int) -> None:
         if lba < 0 or count < 0 or lba + count > self.sectors:
             raise ValueError(f"sectors {lba}+{count} of a disk of {self.sectors}")
+
+
+def open_disk(
+    path: str | Path, *, writable: bool = False, read_only: bool = False, format: str | None = None
+) -> BlockImage:
+    """The disk in a file (or block device), of which only what is asked for is read.
+
+    What a guest writes stays in memory, or with `writable` goes to the file at once; `read_only` has guests told that
+    they cannot write. `format` is one of FORMATS; None takes qcow2 where the file begins with its signature, else raw.
+    GuestFileError where the file cannot be opened, is in use by a writer (or by anybody, for a writer), is malformed,
+    or asks for what is not here: backing files, encryption, other compression than zlib. ValueError: no such format.
+    """
+    if format not in (None, *FORMATS):
+        raise ValueError(f"disk image format {format!r}: {' or '.join(FORMATS)}")
+    file = HostFile(path, writable)
+    if format is None:
+        format = "qcow2" if file.read(0, len(MAGIC)) == MAGIC else "raw"
+    store: Store = Qcow2Image(file, writable) if format == "qcow2" else RawImage(file)
+    return BlockImage(store if writable else Overlay(store), read_only)

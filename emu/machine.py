@@ -13,7 +13,7 @@ from emu.bus import Bus, Device
 from emu.clock import Clock, HostTime, InstructionTime
 from emu.config import MachineConfig, read_file, resolve_guest
 from emu.dbt.block import Block
-from emu.disk_image import BlockImage
+from emu.disk_image import BlockImage, open_disk
 from emu.engines.base import Engine
 from emu.engines.interpret import InterpretEngine
 from emu.engines.translate import TranslateEngine
@@ -103,6 +103,7 @@ class Machine:
             self.state, self._engine, self.clock, self._interrupt_pending, self._acknowledge, self.name_of
         )
         self.clock.changed = self._monitor.attend
+        self._disk: BlockImage | None = None
         self._board = self._build_board(guest)
         self._outside.apic = self._board.apic
         if config.console == "vga" and self._watch.wanted:
@@ -142,6 +143,7 @@ class Machine:
         outlets = Outlets(
             com1=self._serial_written,
             com2=_discard,
+            virtio=self._console_written,
             debug=self._console_written,
             bios=self._bios_written,
             debug_exit=self._debug_exit,
@@ -150,7 +152,10 @@ class Machine:
         )
         drives = self._drives(image)
         line = self._monitor.interrupt_line
-        board = Pc(self.config, self.state, self.memory, self.ports, self.mmio, self.clock, outlets, line, drives)
+        board = Pc(
+            self.config, self.state, self.memory, self.ports, self.mmio, self.clock, outlets, line, drives,
+            linux=self._is_linux(),
+        )  # fmt: skip
         if self.guest.bios or self._room_for_bios():
             boots = board.install_bios()
             if self.guest.format == "boot" and boots is not None:
@@ -159,13 +164,20 @@ class Machine:
 
     def _drives(self, image: GuestImage) -> Drives:
         """The disks: that of --disk, or the boot sector's own image, which is a floppy disk where its size is one's."""
+        config = self.config
         hard = None
-        if self.config.disk is not None:
-            hard = BlockImage(read_file(self.config.disk, "disk image"))
+        if config.disk is not None:
+            hard = open_disk(config.disk, writable=config.disk_writable)
+            self._disk = hard
+            if (config.disk_interface or ("virtio" if self._is_linux() else "ide")) == "virtio":
+                return Drives(virtio=hard)
         if self.guest.format != "boot":
             return Drives(hard)
         own = BlockImage(image.data)
-        return Drives(hard, own) if own.is_floppy() else Drives(hard or own)
+        return Drives(hard, floppy=own) if own.is_floppy() else Drives(hard or own)
+
+    def _is_linux(self) -> bool:
+        return self.guest.format in ("linux", "pvh")
 
     def _room_for_bios(self) -> bool:
         """True where the guest left the BIOS's memory alone: kernels look there, and some go back to real mode."""
@@ -255,6 +267,8 @@ class Machine:
             self._monitor.submit(lambda: self._board.serial.receive(data))
             if self.guest.bios:
                 self._monitor.submit(lambda: self._board.keyboard.type_text(data.decode("latin-1")))
+        elif (console := self._board.virtio_console) is not None:
+            self._monitor.submit(lambda: console.receive(data))
         else:
             self._monitor.submit(lambda: self._board.keyboard.type_text(data.decode("latin-1")))
 
@@ -311,6 +325,8 @@ class Machine:
         """Give the host's memory back; the machine cannot run again."""
         self._engine.close()
         self.memory.close()
+        if self._disk is not None:
+            self._disk.close()
 
     def __enter__(self) -> Machine:
         return self

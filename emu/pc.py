@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import os
+import random
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from typing import Final
 
 from emu import boards
 from emu.bus import Bus, Device
+from emu.cards import Cards
 from emu.clock import Clock
 from emu.config import MachineConfig
 from emu.devices.bios import SERVICE_PORT, Bios
@@ -32,6 +35,7 @@ from emu.devices.reset import ResetControl
 from emu.devices.rtc import Rtc
 from emu.devices.serial import Serial
 from emu.devices.vga import Vga
+from emu.devices.virtio import VirtioBlock, VirtioConsole, VirtioRng
 from emu.disk_image import BlockImage
 from emu.irq import IrqLine
 from emu.memory import GuestMemory
@@ -51,6 +55,7 @@ class Outlets:
 
     com1: Callable[[bytes], None]
     com2: Callable[[bytes], None]
+    virtio: Callable[[bytes], None]
     debug: Callable[[bytes], None]
     bios: Callable[[bytes], None]
     debug_exit: Callable[[int], None]
@@ -60,9 +65,10 @@ class Outlets:
 
 @dataclass(frozen=True, slots=True)
 class Drives:
-    """The disks of a machine, None where there is none."""
+    """The disks of a machine, None where there is none; `hard` is on the IDE channel, `virtio` a PCI card."""
 
     hard: BlockImage | None = None
+    virtio: BlockImage | None = None
     floppy: BlockImage | None = None
 
 
@@ -87,7 +93,11 @@ class Pc:
         outlets: Outlets,
         interrupt_line: Callable[[bool], None],
         drives: Drives,
+        *,
+        linux: bool = False,
     ) -> None:
+        """`linux` says that the guest is a kernel with virtio drivers."""
+        self._linux = linux
         self._cpu, self._memory, self._ports, self._clock = cpu, memory, ports, clock
         self._outlets, self._drives = outlets, drives
         start = _FIXED_START if config.deterministic else datetime.datetime.now(datetime.UTC)
@@ -137,6 +147,7 @@ class Pc:
         self.pci.add(_ISA_BRIDGE, PowerFunction(boards.POWER_MANAGEMENT, boards.IRQ_SCI, self._power_moved), 3)
         for where, length, device, base, width in attached:
             ports.attach(where, length, device, base, width)
+        self.virtio_console = self._add_cards(config)
         mmio.attach(boards.IO_APIC, IO_APIC_SIZE, self.io_apic)
         mmio.attach(boards.LOCAL_APIC, LOCAL_APIC_SIZE, self.apic)
         if config.format != "firmware":
@@ -154,6 +165,20 @@ class Pc:
         self._ports.attach(SERVICE_PORT, 1, bios, width=1)
         bios.install()
         return bios.boot_drive
+
+    def _add_cards(self, config: MachineConfig) -> VirtioConsole | None:
+        """The virtio devices: what is asked for, and entropy for the kernels that know how to use it."""
+        placed = config.format != "firmware"
+        cards = Cards(self.pci, self._ports, self._mmio, self._memory, self._line, placed)
+        if self._drives.virtio is not None:
+            cards.add(VirtioBlock(self._drives.virtio))
+        console = None
+        if config.console == "virtio":
+            console = VirtioConsole(self._outlets.virtio)
+            cards.add(console)
+        if self._drives.virtio is not None or console is not None or self._linux:
+            cards.add(VirtioRng(random.Random(0).randbytes if config.deterministic else os.urandom))
+        return console
 
     def _line(self, number: int) -> IrqLine:
         """An ISA interrupt: it reaches the 8259A pair and the I/O APIC, and the guest masks what it does not use."""

@@ -18,6 +18,7 @@ from emu.config import (
     MODES,
     MachineConfig,
     check_file,
+    parse_disk,
     parse_size,
     read_file,
     resolve_guest,
@@ -123,17 +124,22 @@ def test_sensible_values() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "fits"), [(0, False), (1, False), (511, False), (512, True), (1000, False), (1024, True)]
+    ("text", "parsed"),
+    [
+        ("a.img", (Path("a.img"), False, None)),
+        ("a.img,rw", (Path("a.img"), True, None)),
+        ("a,b,rw,ide", (Path("a,b"), True, "ide")),
+        ("a.img,virtio,rw", (Path("a.img"), True, "virtio")),
+        ("rw", (Path("rw"), False, None)),
+    ],
 )
-def test_a_disk_holds_whole_sectors(tmp_path: Path, size: int, fits: bool) -> None:
-    disk = tmp_path / "disk"
-    disk.write_bytes(bytes(size))
-    config = MachineConfig(b"\xf4", disk=disk)
-    if fits:
-        config.validate()
-        return
-    with pytest.raises(GuestFileError, match="512-byte sectors"):
-        config.validate()
+def test_disk_options(text: str, parsed: tuple[Path, bool, str | None]) -> None:
+    assert parse_disk(text) == parsed
+
+
+def test_a_disk_needs_a_file() -> None:
+    with pytest.raises(UsageError, match="no file"):
+        parse_disk(",rw")
 
 
 def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

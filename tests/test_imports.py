@@ -42,7 +42,7 @@ ALLOWED = {
     ),
     "emu.backends.*": ("isa.*", "emu.backends.base", "emu.errors", "emu.memory"),
     "emu.exits": (), "emu.errors": (), "emu.irq": (), "emu.clock": (), "emu.bus": (), "emu.watch": (),
-    "emu.boards": (), "emu.disk_image": (),
+    "emu.boards": (), "emu.disk_image": ("emu.disk.*",), "emu.disk": (), "emu.disk.*": ("emu.disk.*", "emu.errors"),
 }  # fmt: skip
 # The helper modules of one backend are no siblings of it.
 PARTS = {
@@ -56,8 +56,8 @@ PARTS = {
 }
 # Concrete classes and who may name them (their own package follows ALLOWED).
 CONCRETE = ("emu.devices.*", "emu.engines.interpret", "emu.engines.translate", "emu.backends.*")
-NOT_CONCRETE = ("emu.engines.base", "emu.backends.base")
-COMPOSERS = ("emu.machine", "emu.pc")
+NOT_CONCRETE = ("emu.engines.base", "emu.backends.base", "emu.devices.pci")  # the last: PciFunction is a base
+COMPOSERS = ("emu.machine", "emu.pc", "emu.cards")
 # Who may stand above the machine.
 ABOVE = {
     "emu.pc": ("emu.machine",),

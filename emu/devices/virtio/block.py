@@ -27,9 +27,9 @@ class VirtioBlock:
     type = 2
     class_code = 0x010000
     queues = 1
-    kick: Callable[[int], None] | None = None
 
     def __init__(self, image: BlockImage, serial: str = "VM00001") -> None:
+        self.kick: Callable[[int], None] | None = None  # nothing comes but by requests
         self._image = image
         self._serial = serial.encode("ascii")
         if len(self._serial) > _ID_SIZE:

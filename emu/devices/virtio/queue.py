@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 MAX_SIZE: Final = 256  # entries of a queue at most; a power of two
@@ -116,18 +116,28 @@ class Chain:
 class QueueState:
     """What the driver set, and how far the device has come; both indices run modulo 2**16.
 
-    `told` is the used index at the last check for an interrupt. The addresses are those of descriptor table, available
-    ring (the driver's) and used ring (the device's).
+    `rings` are the addresses of descriptor table, available ring (the driver's) and used ring (the device's). `told` is
+    the used index at the last check for an interrupt.
     """
 
     size: int = MAX_SIZE
     enabled: bool = False
-    descriptors: int = 0
-    driver: int = 0
-    device: int = 0
+    rings: list[int] = field(default_factory=lambda: [0, 0, 0])
     available: int = 0
     used: int = 0
     told: int = 0
+
+    @property
+    def descriptors(self) -> int:
+        return self.rings[0]
+
+    @property
+    def driver(self) -> int:
+        return self.rings[1]
+
+    @property
+    def device(self) -> int:
+        return self.rings[2]
 
 
 class VirtQueue:
@@ -151,7 +161,7 @@ class VirtQueue:
         if not 0 < s.size <= MAX_SIZE or s.size & s.size - 1:
             raise RingError(f"a queue of {s.size} entries")
         lengths = (16 * s.size, 6 + 2 * s.size, 6 + 8 * s.size)  # with the event fields
-        for start, length, alignment in zip((s.descriptors, s.driver, s.device), lengths, _ALIGNMENTS, strict=True):
+        for start, length, alignment in zip(s.rings, lengths, _ALIGNMENTS, strict=True):
             if start % alignment:
                 raise RingError(f"a ring at {start:#x}, which is no multiple of {alignment}")
             self._bytes(start, length)

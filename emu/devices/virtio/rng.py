@@ -18,9 +18,9 @@ class VirtioRng:
     class_code = 0x00FF00
     features = 0
     queues = 1
-    kick: Callable[[int], None] | None = None
 
     def __init__(self, entropy: Callable[[int], bytes]) -> None:
+        self.kick: Callable[[int], None] | None = None  # nothing comes but by requests
         self._entropy = entropy
 
     def config(self) -> bytes:

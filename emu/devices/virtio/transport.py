@@ -34,6 +34,7 @@ _INTX_DISABLE = 0x04  # bit 10 of the command register, as bit of its high byte
 _INTERRUPT_STATUS, _HAS_CAPABILITIES = 0x08, 0x10
 _VENDOR_SPECIFIC: Final = 0x09
 _FIRST_CAPABILITY: Final = 0x40
+_ACCESS: Final = ((12, 1), (8, 4), (4, 4))  # BAR, offset and length of the window, how far before its data
 _CAPABILITY: Final = struct.Struct("<BBBBB3xII")  # ID, next, length, type, BAR, offset, length of the structure
 
 
@@ -126,8 +127,7 @@ class _Function(PciFunction):
 
     def _windowed(self) -> tuple[int, int] | None:
         """Offset and bytes of the access that the window makes, None where the registers name none that may be."""
-        bar, offset, length = self.config[self._window - 12], super().read(self._window - 8, 4), 0
-        length = super().read(self._window - 4, 4)
+        bar, offset, length = (super(_Function, self).read(self._window - back, size) for back, size in _ACCESS)
         if bar != BAR or length not in (1, 2, 4) or offset % length or offset >= BAR_SIZE:
             return None
         return offset, length
@@ -162,8 +162,7 @@ class VirtioPci:
         self.state = TransportState()
         self.queues = [VirtQueue(memory) for _ in range(device.queues)]
         self.features = device.features | F_INDIRECT_DESC | F_EVENT_IDX | F_VERSION_1
-        self.function: PciFunction
-        self.function = self._function = _Function(self, device)
+        self.function = _Function(self, device)
         device.kick = self.service
         self._reads: dict[int, Callable[[int, int], int]] = {
             COMMON: self._read_common, ISR: self._read_isr, DEVICE: self._read_device,
@@ -207,7 +206,7 @@ class VirtioPci:
     def update_interrupt(self) -> None:
         """Drive the line as the ISR status and the command register say."""
         pending = self.state.isr != 0
-        self._line.set(self._function.show_interrupt(pending) and pending)
+        self._line.set(self.function.show_interrupt(pending) and pending)
 
     def reset(self) -> None:
         """As after power-on, but for the PCI configuration."""
@@ -266,7 +265,7 @@ class VirtioPci:
             _NO_VECTOR,
             int(q is not None and q.enabled),
             s.queue_select if q is not None else 0,
-            *((q.descriptors, q.driver, q.device) if q is not None else (0, 0, 0)),
+            *(q.rings if q is not None else (0, 0, 0)),
         )
         return int.from_bytes(raw[offset : offset + size], "little")
 
@@ -296,6 +295,8 @@ class VirtioPci:
         value &= ~NEEDS_RESET
         if not s.driver_features & F_VERSION_1 or s.driver_features & ~self.features:
             value &= ~FEATURES_OK
+        if not (s.status | value) & FEATURES_OK:
+            value &= ~DRIVER_OK
         starts = value & ~s.status & DRIVER_OK
         s.status |= value
         if starts:
@@ -326,10 +327,8 @@ class VirtioPci:
         queue = self._queue()
         if queue is None or queue.state.enabled:
             return
-        field = ("descriptors", "driver", "device")[offset // 8]
-        shift = 8 * (offset % 8)
-        kept = getattr(queue.state, field) & ~(ALL_ONES[size] << shift)
-        setattr(queue.state, field, kept | value << shift)
+        rings, number, shift = queue.state.rings, offset // 8, offset % 8 * 8
+        rings[number] = rings[number] & ~(ALL_ONES[size] << shift) | value << shift
 
 
 def _half(features: int, select: int) -> int:
