@@ -221,10 +221,12 @@ class CodeCache:
     def _part(self, above: Block, block: Block) -> None:
         """Turn the entry of a dropped block into an exit of the block that falls into it."""
         at, leave = block.code.entry, self._backend.layout.leave
-        stub = at + _JUMP
-        self._backend.patch(at, b"\xe9" + bytes(4) + leave)  # a jump that can be chained, now to what is behind it
+        prefix = b"\x66" if block.mode.mode == 16 else b""  # keeps EIP from being cut to 16 bits
+        stub = at + len(prefix) + _JUMP
+        # a jump that can be chained, now to what is behind it
+        self._backend.patch(at, prefix + b"\xe9" + bytes(4) + leave)
         behind = stub + len(leave)
-        site = Site(SiteKind.LINK, len(above.code.pieces) - 1, block.pc, at + 1, stub)
+        site = Site(SiteKind.LINK, len(above.code.pieces) - 1, block.pc, stub - 4, stub)
         above.code.sites[behind] = site
         self.sites[behind] = (above, site)
         self.counters.sites += 1

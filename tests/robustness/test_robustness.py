@@ -12,6 +12,7 @@ ONCE_LOST = {
     119: "a REX prefix behind another one was taken for the opcode",
     1_000_361: "a REP with an enormous count on memory-mapped I/O could not be interrupted",
     1_001_369: "the same in 32-bit code with paging",
+    1_000_456: "the exit in place of a block that 16-bit code fell into cut the instruction pointer to 16 bits",
     270: "LOOPNE in 16-bit code cut the instruction pointer to 16 bits",
 }
 
