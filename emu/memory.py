@@ -241,6 +241,10 @@ class GuestMemory:
         """True where writes to the page of `gpa` must go through `write` (a trace, or read-only memory)."""
         return gpa >> 12 in self._guarded
 
+    def guarded(self) -> list[int]:
+        """The numbers of all pages for which `watched` is true."""
+        return list(self._guarded)
+
     def write_protected(self, gpa: int) -> bool:
         """True where a guest's write to `gpa` is dropped."""
         return gpa >> 12 in self._read_only

@@ -39,6 +39,7 @@ _FIXED = {
     },
 }
 _TABLE_REGISTER = ("lgdt", "lidt", "sgdt", "sidt")
+_DECIMAL = re.compile(r"(?<![\w.])\d+(?![\w.])")
 _FAR = re.compile(r"(ljmp|lcall) (0x[0-9a-f]+):(0x[0-9a-f]+)")
 _BRANCH = re.compile(r"(call|jmp|j[a-z]{1,4}) (0x[0-9a-f]+)")
 _RIP_ONLY = re.compile(r"\[rip\+to:(0x[0-9a-f]+)\]")
@@ -47,6 +48,16 @@ _FAR_OPCODE = {"ljmp": b"\xea", "lcall": b"\x9a"}
 
 class EncodeError(Exception):
     """keystone refused an instruction, or an operand does not fit."""
+
+
+def raw(text: str, bits: int, address: int = 0) -> bytes:
+    """What keystone makes of 16-, 32- or 64-bit code; several instructions are separated by semicolons or line ends.
+
+    Numbers go to it in hexadecimal, because now and then, depending on what its memory held before, it takes decimal
+    ones for such.
+    """
+    spelled = _DECIMAL.sub(lambda match: hex(int(match[0])), text)
+    return bytes(keystone.Ks(keystone.KS_ARCH_X86, _MODES[bits]).asm(spelled, address, True)[0])
 
 
 class Encoder:

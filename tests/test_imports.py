@@ -19,11 +19,12 @@ LIBRARIES = {
     "capstone": ("isa.x86.decode",),
     "keystone": ("isa.x86.emit", "guests", "guests.*"),
     "unicorn": ("emu.backends.*",),
-    "rich": ("emu.report", "emu.console", "emu.cli_verify", "guests.debian"),
+    "rich": ("emu.report", "emu.console", "emu.cli_verify", "emu.trace.table", "emu.trace.live", "guests.debian"),
     "click": ("emu.cli", "emu.cli_*", "emu.__main__", "guests.linux"),
     "zstandard": ("emu.loader.payload",),
     "lz4": ("emu.loader.payload",),
-    "elftools": ("emu.loader.*",),
+    "elftools": ("emu.loader.*", "emu.trace.symbols"),
+    "perfetto": ("emu.trace.perfetto",),
     "PIL": ("emu.screen",),
 }
 # Modules that may import nothing of the project but what stands here (and their own package's parts).
@@ -40,14 +41,16 @@ ALLOWED = {
         "isa.*", "emu.engines.base", "emu.dbt.*", "emu.backends.base", "emu.exits", "emu.memory", "emu.mmu",
         "emu.errors",
     ),
-    "emu.backends.*": ("isa.*", "emu.backends.base", "emu.errors", "emu.memory"),
+    "emu.backends.*": ("isa.*", "emu.backends.base", "emu.errors", "emu.memory", "emu.pagetables"),
+    "emu.mmu": ("isa.*", "emu.backends.base", "emu.memory", "emu.pagetables", "emu.shadow"),
+    "emu.shadow": ("emu.pagetables",), "emu.pagetables": (),
+    "emu.trace": (), "emu.trace.*": ("emu.trace.*", "emu.errors", "emu.outfile", "emu.loader.symbols"),
     "emu.exits": (), "emu.errors": (), "emu.irq": (), "emu.clock": (), "emu.bus": (), "emu.watch": (),
     "emu.boards": (), "emu.disk_image": ("emu.disk.*",), "emu.disk": (), "emu.disk.*": ("emu.disk.*", "emu.errors"),
 }  # fmt: skip
 # The helper modules of one backend are no siblings of it.
 PARTS = {
     "emu.backends.unicorn": (
-        "emu.backends.pagetables",
         "emu.backends.probe",
         "emu.backends.unit",
         "emu.backends.tuning",
@@ -154,6 +157,8 @@ def test_imports_point_one_way() -> None:
         ("emu.cli", "rich.table"),
         ("emu.bus", "emu.errors"),
         ("emu.loader.elf", "emu.machine"),
+        ("emu.trace.aggregate", "emu.monitor"),
+        ("emu.trace.jsonl", "perfetto.trace_builder"),
     ],
 )
 def test_rules_can_fail(name: str, imported: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from emu.errors import GuestFileError
-from emu.outfile import check_writable, save
+from emu.outfile import check_writable, save, stream
 
 
 def names(folder: Path) -> list[str]:
@@ -91,3 +91,54 @@ def test_a_file_without_write_permission_is_respected(tmp_path: Path, monkeypatc
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everything
     with pytest.raises(GuestFileError, match="permission denied"):
         check_writable(target, "picture")
+
+
+def test_a_stream_takes_its_place_when_it_is_whole(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    target.write_bytes(b"old")
+    with stream(target, "trace") as file:
+        file.write(b"one ")
+        file.write(b"two")
+        assert target.read_bytes() == b"old"
+    assert target.read_bytes() == b"one two"
+    assert names(tmp_path) == ["file"]
+
+
+def write_and_raise(target: Path, data: bytes, error: type[BaseException]) -> None:
+    with stream(target, "trace") as file:
+        file.write(data)
+        raise error
+
+
+def test_an_interrupt_keeps_what_was_written(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        write_and_raise(tmp_path / "file", b"so far", KeyboardInterrupt)
+    assert (tmp_path / "file").read_bytes() == b"so far"
+    assert names(tmp_path) == ["file"]
+
+
+def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    target.write_bytes(b"old")
+    with pytest.raises(ZeroDivisionError):
+        write_and_raise(target, b"new", ZeroDivisionError)
+    assert target.read_bytes() == b"old"
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_full_disk_is_told_in_a_sentence() -> None:
+    with (
+        pytest.raises(GuestFileError, match="trace /dev/full: cannot write it: No space left"),
+        stream(Path("/dev/full"), "trace") as file,
+    ):
+        file.write(bytes(1 << 20))
+    with (
+        pytest.raises(GuestFileError, match="trace /dev/full: cannot write it: No space left"),
+        stream(Path("/dev/full"), "trace") as file,
+    ):
+        file.write(b"held back until the end")
+
+
+def test_a_stream_that_cannot_begin(tmp_path: Path) -> None:
+    with pytest.raises(GuestFileError, match="cannot write it: it is a directory"), stream(tmp_path, "trace"):
+        pass

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from emu.pagetables import TableMemory
 from isa.base import NativeUnit
 
 LEAVE = -1  # the "vector" of a trap taken by the leave sequence of translated code
@@ -58,8 +59,11 @@ TrapHandler = Callable[[Trap], int]  # returns the code-cache offset to go on at
 
 
 class Backend(Protocol):
-    """A bare machine: code cache, monitor data, page mappings, registers, run.
+    """A bare machine: code cache, monitor data, memory for page tables, registers, run.
 
+    The machine translates by 4-level tables that the monitor makes in `tables`, over guest RAM at its guest-physical
+    addresses. `windows` are the entries that every root (39), the PDPT (30) and the page directory (21) below it for
+    32-bit addresses must hold for the monitor, by binary logarithm of what one maps.
     Preconditions: `run` is never called from inside a trap handler; `pull` and `push` only between runs or inside one.
     """
 
@@ -68,6 +72,8 @@ class Backend(Protocol):
     code: memoryview
     data: memoryview
     native: NativeUnit
+    tables: TableMemory
+    windows: Mapping[int, Mapping[int, int]]
     stops_whole: bool  # `stop` lands between instructions; where not, code must watch its budget instead
 
     def install(self, offset: int, code: bytes) -> None:
@@ -79,16 +85,15 @@ class Backend(Protocol):
     def forget(self, start: int, end: int) -> None:
         """Drop whatever the backend derived from code in [start, end), which will be reused."""
 
-    def map_pages(self, linear: int, gpas: list[int], writable: bool, user: bool) -> bool:
-        """Map consecutive 4 KiB pages of guest RAM from `linear` on, never executable; -1 in `gpas` skips one.
-
-        Returns False where the address belongs to the monitor. May forget other mappings to make room.
-        """
+    def owns(self, linear: int) -> bool:
+        """True for an address that the monitor uses itself."""
         ...
 
-    def unmap_page(self, linear: int) -> None: ...
+    def set_root(self, physical: int) -> None:
+        """Have the machine translate by the tables below `physical`."""
 
-    def unmap_all(self) -> None: ...
+    def flush_tlb(self) -> None:
+        """Have the machine forget what it remembers of the tables, before it goes on."""
 
     def set_view(self, view: View) -> None: ...
 

@@ -21,10 +21,11 @@ class ProbeError(VemuError):
 
 @dataclass(frozen=True, slots=True)
 class ContextLayout:
-    """Byte offsets in a saved context: 16 general registers, pc, mode flags, six segments, fault details."""
+    """Byte offsets in a saved context: 16 general registers, pc, CR3, mode flags, six segments, fault details."""
 
     regs: int
     rip: int
+    root: int
     mode: int  # start of the slice that holds mode flags and segment caches
     mode_end: int
     segments: tuple[int, ...]  # ES, CS, SS, DS, FS, GS; the base is 8 bytes further on

@@ -27,6 +27,7 @@ _LOOK_AT: Final = 64  # bytes of the function in which the test must stand
 _ENGINE_SIZE: Final = 0x4000  # upper bound of the flag's place in the engine's structure
 
 _PAGE: Final = 0x1000
+_REGION: Final = 0x20_0000
 _LINEAR: Final = 0x4000_0000  # where the probes map their pages
 _TLB_ENTRIES: Final = 4096  # 16 MiB of guest memory
 _TLB_START: Final = 256  # entries Unicorn begins with; it doubles them when it is flushed while well filled
@@ -64,7 +65,7 @@ def stops_between_blocks(uc: unicorn.Uc, backend: UnicornBackend, physical: int,
         return 0
 
     uc.mmio_map(physical, _PAGE, device, None, None, None)
-    backend.map_pages(_LINEAR, [physical], False, False)
+    backend.fixed.map(_LINEAR, physical, writable=False, user=False)
     load_and_jump = b"\x48\x8b\x06\xeb\x00"  # mov rax, [rsi]; jmp to the next instruction
     backend.install(at, load_and_jump + backend.layout.leave)
     regs = [0] * 16
@@ -72,7 +73,7 @@ def stops_between_blocks(uc: unicorn.Uc, backend: UnicornBackend, physical: int,
     backend.set_view(View(64, 1, True, (0, 0, 0, 0, 0, 0)))
     backend.push(regs, 2)
     stopped = backend.run(at, _leave)
-    backend.unmap_all()
+    backend.fixed.unmap(_LINEAR)
     backend.forget(at, at + 16)
     uc.mem_unmap(physical, _PAGE)
     return stopped == at + len(load_and_jump)
@@ -80,7 +81,8 @@ def stops_between_blocks(uc: unicorn.Uc, backend: UnicornBackend, physical: int,
 
 def widen_tlb(backend: UnicornBackend, physical: int, at: int) -> None:
     """Make both TLBs (of CPL 1 and 3) grow; every page used for it maps `physical`. `at`: room in the code cache."""
-    backend.map_pages(_LINEAR, [physical] * (_TLB_ENTRIES // 2), False, True)
+    for linear in range(_LINEAR, _LINEAR + _TLB_ENTRIES // 2 * _PAGE, _PAGE):
+        backend.fixed.map(linear, physical, writable=False, user=True)
     # again: mov al, [rsi]; add rsi, 1000h; dec ecx; jnz again
     backend.install(at, bytes.fromhex("8a064881c600100000ffc975f3") + backend.layout.leave)
     for level in (1, 3):
@@ -93,5 +95,6 @@ def widen_tlb(backend: UnicornBackend, physical: int, at: int) -> None:
             backend.run(at, _leave)
             backend.flush_tlb()
             entries *= 2
-    backend.unmap_all()
+    for linear in range(_LINEAR, _LINEAR + _TLB_ENTRIES // 2 * _PAGE, _REGION):
+        backend.fixed.unmap(linear)
     backend.forget(at, at + 16)

@@ -12,6 +12,7 @@ import ctypes
 import mmap
 import struct
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 import unicorn
@@ -19,11 +20,11 @@ from unicorn import unicorn_const as uco
 from unicorn import x86_const as ux
 
 from emu.backends.base import LEAVE, Layout, Trap, TrapHandler, View
-from emu.backends.pagetables import PageTables
 from emu.backends.probe import ContextLayout, ProbeError, find_series, find_words
 from emu.backends.tuning import drop_checks_behind_accesses, stops_between_blocks, widen_tlb
 from emu.backends.unit import CacheUnit
 from emu.errors import VemuError
+from emu.pagetables import MonitorTables, TableMemory
 from isa.base import NativeUnit
 from isa.x86.state import AC, ARITH, DF, ID, IF, NT
 
@@ -38,6 +39,7 @@ _VOID_AT = CODE_SIZE + _DATA_PAGES
 TABLES_SIZE: Final = 48 << 20
 BASE32: Final = 0xD000_0000  # between the RAM below the hole at 3 GiB and the devices below 4 GiB
 BASE64: Final = 0xFFFF_8400_0000_0000
+_END32, _END64 = BASE32 + _VOID_AT + (2 << 20), BASE64 + _VOID_AT + (2 << 20)
 LEAVE_VECTOR: Final = 0xF0
 _GDT = DATA_SIZE - 0x1000  # offsets in the monitor's data
 _STACK = DATA_SIZE - 0x2000
@@ -92,13 +94,16 @@ class UnicornBackend:
         self._map_host(PHYSICAL, view)
         self.code = view[TABLES_SIZE : TABLES_SIZE + CODE_SIZE]
         self.data = view[TABLES_SIZE + _DATA_AT :]
-        self.tables = PageTables(view[:TABLES_SIZE].cast("Q"), PHYSICAL)
+        self.tables = TableMemory(view[:TABLES_SIZE].cast("Q"), PHYSICAL)
+        self.fixed = MonitorTables(self.tables)
         for base in (BASE32, BASE64):
             code, data = PHYSICAL + TABLES_SIZE, PHYSICAL + TABLES_SIZE + CODE_SIZE
-            self.tables.fix(base, code, CODE_SIZE, writable=False, executable=True)
-            self.tables.fix(base + CODE_SIZE, data, _DATA_PAGES, writable=True, executable=False)
-            self.tables.bar(base + _VOID_AT)
-        self.tables.seal()
+            self.fixed.fix(base, code, CODE_SIZE, writable=False, executable=True)
+            self.fixed.fix(base + CODE_SIZE, data, _DATA_PAGES, writable=True, executable=False)
+            self.fixed.bar(base + _VOID_AT)
+        self.windows: Mapping[int, Mapping[int, int]] = {
+            shift: self.fixed.entries(shift, BASE32) for shift in (39, 30, 21)
+        }
         self.layout = Layout(
             code_base={16: BASE32, 32: BASE32, 64: BASE64},
             data_base={16: BASE32 + _DATA_AT, 32: BASE32 + _DATA_AT, 64: BASE64 + _DATA_AT},
@@ -159,7 +164,7 @@ class UnicornBackend:
         uc.reg_write(ux.UC_X86_REG_GDTR, (0, BASE64 + _DATA_AT + _GDT, 0xFFF, 0))
         uc.reg_write(ux.UC_X86_REG_CR4, 1 << 5 | 1 << 9 | 1 << 10)  # PAE, OSFXSR, OSXMMEXCPT
         uc.msr_write(0xC0000080, 1 << 11 | 1 << 10 | 1 << 8)  # EFER: NXE, LMA, LME
-        uc.reg_write(ux.UC_X86_REG_CR3, self.tables.root)
+        uc.reg_write(ux.UC_X86_REG_CR3, self.fixed.root)
         uc.reg_write(ux.UC_X86_REG_CR0, 0x8001_0033)  # PG, WP, NE, ET, MP, PE
         uc.reg_write(ux.UC_X86_REG_CS, 0x08)
         uc.reg_write(ux.UC_X86_REG_SS, 0x10)
@@ -189,7 +194,8 @@ class UnicornBackend:
         self._kernel = bytes(self._buffer)
         at_regs = find_words(self._kernel, regs, "the general registers")
         at_rip = find_words(self._kernel, [0x7EED_1234_5678], "the instruction pointer")
-        self._at = ContextLayout(at_regs, at_rip, 0, 0, (), 0, 0)
+        at_root = find_words(self._kernel, [self.fixed.root], "CR3")
+        self._at = ContextLayout(at_regs, at_rip, at_root, 0, 0, (), 0, 0)
         landings = [self._land(16, 1, True, True, slot) for slot in (8, 16)]
         segments = []
         for number in range(6):
@@ -210,7 +216,7 @@ class UnicornBackend:
             faults.append(bytes(self._buffer))
         error = find_series(faults, (0, 2, 3), 4, end, "the error code of a fault")
         old = find_series([clean, *faults], (-1, 14, 14, 14), 4, end, "the pending exception")
-        self._at = ContextLayout(at_regs, at_rip, start, end, tuple(segments), error, old)
+        self._at = ContextLayout(at_regs, at_rip, at_root, start, end, tuple(segments), error, old)
         self._buffer[:] = clean
         self._flags = 0x202
 
@@ -256,22 +262,14 @@ class UnicornBackend:
         for base in (BASE32, BASE64):
             self._uc.ctl_remove_cache(base + start, base + end)
 
-    def map_pages(self, linear: int, gpas: list[int], writable: bool, user: bool) -> bool:
-        if self.tables.map(linear, gpas, writable, user):
-            return True
-        self.unmap_all()  # the table memory may have been used up
-        return self.tables.map(linear, gpas, writable, user)
+    def owns(self, linear: int) -> bool:
+        return BASE32 <= linear < _END32 or BASE64 <= linear < _END64
 
-    def unmap_page(self, linear: int) -> None:
-        if self.tables.unmap(linear):
-            self._tlb_stale = True
-
-    def unmap_all(self) -> None:
-        self.tables.clear()
+    def set_root(self, physical: int) -> None:
+        _WORD.pack_into(self._buffer, self._at.root, physical)
         self._tlb_stale = True
 
     def flush_tlb(self) -> None:
-        """Drop what the machine remembers of the page tables before it goes on."""
         self._tlb_stale = True
 
     # -- registers ---------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from emu.backends.base import Backend
@@ -13,6 +13,7 @@ from isa.x86.emit import TABLE_BYTES, TABLE_SLOTS, TABLES
 from isa.x86.rewrite import BlockMode, Site, SiteKind
 
 PAGE_SHIFT = 12
+CodeKey = tuple[int, bool]  # linear page number, user
 _JUMP = 5  # bytes of a jump with a 32-bit displacement
 
 
@@ -185,6 +186,12 @@ class CodeCache:
             base = self._backend.layout.code_base[block.mode.mode]
             table.put(block.pc, base + block.code.indirect_entry, block.mode.mode == 64)
 
+    def forget_user_targets(self) -> None:
+        """Empty the jump tables of user code."""
+        for mode, table in self._tables.items():
+            if mode.user:
+                table.clear()
+
     def withdraw(self, block: Block) -> None:
         """Take a block out of the reach of other blocks; it stays findable."""
         for behind in list(block.incoming):
@@ -267,30 +274,45 @@ class CodeCache:
 
 
 class Reach:
-    """Which blocks can be entered from another page without the dispatcher's check of their mapping.
+    """Which blocks of the kernel's can be entered from another page without the dispatcher's check of their mapping.
 
     Chained exits and jump tables assume that a linear address still means the same memory; after a change of guest
-    mappings exactly those blocks for which that is no longer so are withdrawn.
+    mappings exactly those blocks for which that is no longer so are withdrawn. User code, whose mappings change with
+    every switch of address spaces, is only reached from other pages through its jump tables, which are emptied then.
     """
 
     def __init__(self, cache: CodeCache) -> None:
         self._cache = cache
-        self._pages: dict[tuple[int, bool], tuple[int, set[Block]]] = {}  # (linear page, user) -> physical page, blocks
+        self._pages: dict[CodeKey, tuple[int, set[Block]]] = {}  # -> physical page, blocks
+        self._groups: dict[int, set[CodeKey]] = {}  # by the first address of what one topmost table entry maps at least
+        self._tops: dict[int, int] = {}  # the guest's topmost entries for them, when their pages were last looked at
 
-    def add(self, block: Block) -> None:
+    def add(self, block: Block, top_entry: Callable[[int], int]) -> None:
         key = (block.linear >> PAGE_SHIFT, block.mode.user)
         entry = self._pages.get(key)
         if entry is None:
             entry = self._pages[key] = (block.spans[0][0] >> PAGE_SHIFT, set())
+            group = block.linear & -(1 << (39 if block.linear >> 32 else 22))
+            if group not in self._groups:
+                self._groups[group] = set()
+                self._tops[group] = top_entry(group)
+            self._groups[group].add(key)
         entry[1].add(block)
 
-    def revalidate(self, lookup: Callable[[int, bool], int], linear: int | None = None) -> None:
+    def switch(self, top_entry: Callable[[int], int], lookup: Callable[[int, bool], int]) -> None:
+        """The address space is another one: look at the pages for which its topmost table says something else."""
+        for group, keys in self._groups.items():
+            top = top_entry(group)
+            if top != self._tops[group]:
+                self._tops[group] = top
+                self.revalidate(lookup, list(keys))
+
+    def revalidate(self, lookup: Callable[[int, bool], int], keys: Iterable[CodeKey] | None = None) -> None:
         """After a change of mappings: withdraw the blocks of pages that `lookup(linear, user)` now finds elsewhere.
 
-        `lookup` returns the physical page number, or -1 where nothing can be executed. `linear` limits it to one page.
+        `lookup` returns the physical page number, or -1 where nothing can be executed. `keys` limits it to some pages.
         """
-        keys = list(self._pages) if linear is None else [(linear >> PAGE_SHIFT, user) for user in (False, True)]
-        for key in keys:
+        for key in list(self._pages if keys is None else keys):
             entry = self._pages.get(key)
             if entry is not None and lookup(key[0] << PAGE_SHIFT, key[1]) != entry[0]:
                 for block in entry[1]:
@@ -300,3 +322,5 @@ class Reach:
 
     def clear(self) -> None:
         self._pages.clear()
+        self._groups.clear()
+        self._tops.clear()

@@ -79,7 +79,6 @@ class TranslateEngine:
         self._translator = Translator(memory, self.cache, backend.layout, apart=observe is not None)
         self._leave_size = len(backend.layout.leave)
         self._void = backend.layout.void
-        self._code_pages: dict[tuple[int, bool], int] = {}  # (linear page, user) -> physical page
         self._mode = self._modes.mode(cpu)
         self._words = backend.data[:0x1000].cast("I")
         self._charged = 0  # instructions retired, counting blocks being executed as a whole
@@ -90,7 +89,7 @@ class TranslateEngine:
         self._remainder = 0  # instructions to interpret because the budget does not cover the next block
         self._interrupted = False
         self._flags_stay = False  # the machine's flags were not brought to the `Cpu`
-        self._stale: list[int | None] = []  # mappings the guest flushed since the last dispatch
+        self._stale: list[int | None] = [None]  # mappings the guest flushed since the last dispatch
         self._counters = EngineCounters()
 
     # -- the seam ----------------------------------------------------------------------------------------------
@@ -388,9 +387,11 @@ class TranslateEngine:
         if target is None:
             return self._leave_at(block, site.target)
         if block.valid and self.cache.counters.flushes == flushes:
-            if target.linear >> 12 != block.linear >> 12:
-                self._reach.add(target)
-            self.cache.link(behind, target)
+            if target.linear >> 12 == block.linear >> 12:
+                self.cache.link(behind, target)
+            elif not target.mode.user:
+                self._reach.add(target, self._mmu.top_entry)
+                self.cache.link(behind, target)
         return target.code.entry
 
     def _leave_at(self, block: Block, pc: int) -> int:
@@ -409,7 +410,8 @@ class TranslateEngine:
         if pc >= 0:
             target = self.cache.block_at(pc)
             if target is not None and self._observe is None:
-                self._reach.add(target)
+                if not target.mode.user:
+                    self._reach.add(target, self._mmu.top_entry)
                 self._translator.publish(target)
         return pc
 
@@ -455,14 +457,26 @@ class TranslateEngine:
 
     def _apply_stale(self) -> None:
         stale, self._stale = self._stale, []
-        for linear in [None] if None in stale else stale:
-            self._mmu.forget(linear)
-            if linear is None:
-                self._code_pages.clear()
-            else:
-                for user in (False, True):
-                    self._code_pages.pop((linear >> 12, user), None)
-            self._reach.revalidate(self._code_page, linear)
+        mmu, reach = self._mmu, self._reach
+        switched = False
+        if None in stale:
+            switched = mmu.refresh()
+        else:
+            for linear in stale:
+                if linear is not None:
+                    mmu.forget(linear)
+        lost = mmu.take_lost()
+        if mmu.changed_everywhere:
+            mmu.changed_everywhere = False
+            self.cache.forget_user_targets()
+            reach.revalidate(self._code_page)
+            return
+        if switched or any(user for _, user in lost):
+            self.cache.forget_user_targets()
+        if switched:
+            reach.switch(mmu.top_entry, self._code_page)
+        if lost:
+            reach.revalidate(self._code_page, lost)
 
     def _code_page(self, linear: int, user: bool) -> int:
         """Physical page number of executable code at `linear`, or -1; changes nothing in the guest."""
@@ -478,14 +492,9 @@ class TranslateEngine:
         """
         mode = self._mode
         linear = pc if mode.mode == 64 else mode.cs_base + pc & _M32
-        key = (linear >> 12, mode.user)
-        page = self._code_pages.get(key)
-        if page is None:
-            gpa = paging.translate(self._cpu, linear, Access.EXECUTE, mode.user).gpa
-            if self._memory.ram_offset(gpa) < 0:
-                return None
-            page = self._code_pages[key] = gpa >> 12
-        physical = page << 12 | linear & 0xFFF
+        physical = self._mmu.code_page(linear, mode.user) << 12 | linear & 0xFFF
+        if self._memory.ram_offset(physical) < 0:
+            return None
         block = self.cache.find(mode, linear, physical)
         if block is not None and len(block.spans) > 1 and not self._second_page_same(block):
             self.cache.invalidate(block)

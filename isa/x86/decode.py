@@ -409,9 +409,13 @@ class Decoder:
 
     def _prefixes(self, insn: Insn, raw: bytes) -> None:
         rep, lock, seg, o16, a16, at = 0, False, -1, False, False, 0
-        while raw[at] in _LEGACY:
+        rex = 0
+        while raw[at] in _LEGACY or (self.mode == 64 and raw[at] & 0xF0 == 0x40):
             byte = raw[at]
-            if byte in (0xF2, 0xF3):
+            rex = byte if byte & 0xF0 == 0x40 else 0  # it counts directly in front of the opcode (SDM vol. 2, 2.2.1)
+            if rex:
+                pass
+            elif byte in (0xF2, 0xF3):
                 rep = byte
             elif byte == 0xF0:
                 lock = True
@@ -421,10 +425,6 @@ class Decoder:
                 a16 = True
             elif self.mode != 64 or byte in (0x64, 0x65):  # the other four are ignored in 64-bit mode
                 seg = _SEG_PREFIX[byte]
-            at += 1
-        rex = 0
-        while self.mode == 64 and raw[at] & 0xF0 == 0x40:  # of several the last one counts
-            rex = raw[at]
             at += 1
         insn.rep, insn.lock, insn.seg, insn.rex, insn.opcode_at = rep, lock, seg, rex, at
         if self.mode == 64:

@@ -16,6 +16,7 @@ _VEX: Final = frozenset((0x0F38F3, 0x0F38F5, 0x0F38F7))
 _SHIFTS: Final = frozenset((0xC0, 0xC1, 0xD0, 0xD1, 0xD2, 0xD3))
 _THROUGH_CARRY: Final = (2, 3)  # ModRM.reg of RCL and RCR
 _NEG: Final = 3
+_IDIV, _CWD = 7, 0x99  # ModRM.reg of IDIV; CWD, CDQ and CQO
 # With an operand size by mode or prefix that Unicorn derives from 66 alone: POPCNT, MOVBE, CRC32.
 _SIZED: Final = frozenset((_POPCNT, 0x0F38F0, _CRC32))
 
@@ -44,3 +45,14 @@ def misexecuted(insn: Insn) -> bool:
     if op == _CVTPI2:  # from memory it must not enter MMX mode
         return not insn.rep and in_memory
     return forgets_mmx(insn) or doubles_source(insn)
+
+
+def may_divide_out_of_range(insn: Insn, before: Insn | None) -> bool:
+    """True for an IDIV of 16 or 32 bits which nothing keeps from dividing the least number by -1.
+
+    Unicorn divides with the C operator before it looks at the quotient, and the host answers with SIGFPE, which ends
+    this process. Behind CWD, CDQ or CQO (`before`, the instruction in front of it) there is no such dividend.
+    """
+    if insn.opcode != 0xF7 or insn.reg_field != _IDIV or insn.opsize == 8:
+        return False
+    return before is None or before.opcode != _CWD or before.opsize < insn.opsize

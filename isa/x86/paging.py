@@ -107,6 +107,12 @@ def probe(cpu: Cpu, linear: int) -> Mapping | None:
     return None if isinstance(walk, int) else _mapping(cpu, walk, linear)
 
 
+def reserved_bits(cpu: Cpu) -> int:
+    """The bits that an 8-byte entry for a 4 KiB page must not have set (SDM vol. 3, 4.4.2 and 4.5.4)."""
+    beyond = _BEYOND if cpu.long_mode else _PAE_BEYOND
+    return beyond if cpu.efer & EFER_NXE else beyond | PTE_NX
+
+
 def check_pdptes(cpu: Cpu, cr3: int) -> None:
     """Raise #GP(0) where loading the PDPTE registers from `cr3` would (SDM vol. 3, 4.4.1)."""
     for n in range(4):

@@ -17,7 +17,7 @@ from isa.base import Flow
 from isa.x86 import incache
 from isa.x86.decode import Insn
 from isa.x86.emit import BUDGET, INT32_MAX, INT32_MIN, Emitter, Target
-from isa.x86.misexecuted import misexecuted
+from isa.x86.misexecuted import may_divide_out_of_range, misexecuted
 from isa.x86.sensitive import Treatment, lock_is_legal, row_of
 from isa.x86.state import ARITH, CS, DS, ES, GS, RCX, RDI, RSI, SS
 from isa.x86.vector import EMMS, TOUCH_MMX, is_vector
@@ -211,6 +211,8 @@ def copies_of_loop(insns: list[Insn], pc: int, mode: BlockMode) -> int:
     start_of_last = pc + sum(insn.size for insn in insns[:-1])
     if last.target(start_of_last) != pc or any(row_of(insn) or callout_reason(insn, mode) for insn in insns):
         return 1
+    if any(may_divide_out_of_range(insn, insns[at - 1] if at else None) for at, insn in enumerate(insns)):
+        return 1
     return max(1, min(_MOST_COPIES, _UNROLLED // len(insns)))
 
 
@@ -330,6 +332,8 @@ class Rewriter:
 
     def _one(self, piece: Piece, insn: Insn, index: int, pc: int) -> None:
         reason = callout_reason(insn, self._mode)
+        if not reason and may_divide_out_of_range(insn, self._pieces[-2].insn if index else None):
+            reason = "misexecuted"
         if reason:
             self._callout(piece, index, reason)
             return

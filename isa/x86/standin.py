@@ -18,9 +18,7 @@ _NOPS: Final = frozenset((0x0D, *range(0x18, 0x20)))
 
 def _opcode_at(code: bytes, mode: int) -> int:
     at = 0
-    while at < len(code) and code[at] in _LEGACY:
-        at += 1
-    while mode == 64 and at < len(code) and code[at] & 0xF0 == 0x40:
+    while at < len(code) and (code[at] in _LEGACY or code[at] == 0xF0 or (mode == 64 and code[at] & 0xF0 == 0x40)):
         at += 1
     return at
 
@@ -29,12 +27,16 @@ def preferred(code: bytes) -> bytes | None:
     """Bytes of the same length that mean what `code` means in 64-bit code, which capstone accepts but reads wrongly.
 
     MOVSXD without REX.W is a plain move (capstone refuses it with 67); Intel processors ignore 66 on a conditional
-    branch (SDM vol. 2, Jcc), and execute PAUSE whatever REX.B says.
+    branch (SDM vol. 2, Jcc), and execute PAUSE whatever REX.B says. A REX prefix that another prefix follows means
+    nothing (2.2.1).
     """
     at = _opcode_at(code, 64)
     if at >= len(code):
         return None
     head, op = code[:at], code[at]
+    if any(byte & 0xF0 == 0x40 for byte in head[:-1]):
+        plain = bytes(0x3E if byte & 0xF0 == 0x40 else byte for byte in head[:-1]) + head[-1:]
+        return preferred(plain + code[at:]) or plain + code[at:]
     rex = head[-1] if head and head[-1] & 0xF0 == 0x40 else 0
     if op == 0x63 and not rex & 8:
         return head + b"\x8b" + code[at + 1 :]

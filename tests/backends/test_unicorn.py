@@ -4,7 +4,6 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 
-import keystone
 import pytest
 
 from emu.backends.base import LEAVE, Trap, View
@@ -12,14 +11,14 @@ from emu.backends.unicorn import UnicornBackend
 from emu.bus import Bus
 from emu.memory import GuestMemory
 from emu.preempt import Preempter
+from guests.encode import raw
 
 NO_BASES = (0, 0, 0, 0, 0, 0)
 AT = 0x1000
-_KS = {16: keystone.KS_MODE_16, 32: keystone.KS_MODE_32, 64: keystone.KS_MODE_64}
 
 
 def asm(mode: int, text: str) -> bytes:
-    return bytes(keystone.Ks(keystone.KS_ARCH_X86, _KS[mode]).asm(text)[0])
+    return raw(text, mode)
 
 
 @pytest.fixture
@@ -88,7 +87,7 @@ def test_faults_one_after_the_other_stay_page_faults(machine: UnicornBackend) ->
     def fix(trap: Trap) -> int:
         if trap.vector == LEAVE:
             return -1
-        machine.map_pages(trap.cr2 & -0x1000, [0x5000], True, True)
+        machine.fixed.map(trap.cr2 & -0x1000, 0x5000, writable=True, user=True)
         return trap.pc
 
     traps, _, _ = run(machine, 64, 1, code, handler=fix)
@@ -97,21 +96,22 @@ def test_faults_one_after_the_other_stay_page_faults(machine: UnicornBackend) ->
 
 def test_mapping_reaches_guest_memory_and_respects_write_and_user(machine: UnicornBackend, memory: GuestMemory) -> None:
     memory.write(0x5008, 8, 0x1122334455667788)
-    machine.map_pages(0x70000000, [0x5000], False, False)
+    machine.fixed.map(0x70000000, 0x5000, writable=False, user=False)
     _, regs, _ = run(machine, 64, 1, asm(64, "mov rax, [0x70000008]"))
     assert regs[0] == 0x1122334455667788
     traps, _, _ = run(machine, 64, 1, asm(64, "mov [0x70000008], rax"))
     assert (traps[0].vector, traps[0].error) == (14, 3)
     traps, _, _ = run(machine, 64, 3, asm(64, "mov rax, [0x70000008]"))
     assert (traps[0].vector, traps[0].error) == (14, 5)
-    machine.unmap_page(0x70000000)
+    machine.fixed.unmap(0x70000000)
+    machine.flush_tlb()
     traps, _, _ = run(machine, 64, 1, asm(64, "mov rax, [0x70000008]"))
     assert (traps[0].vector, traps[0].error) == (14, 0)
 
 
 def test_guest_memory_is_never_executable(machine: UnicornBackend, memory: GuestMemory) -> None:
     memory.write_bytes(0x5000, b"\x90\x90")
-    machine.map_pages(0x5000, [0x5000], True, True)
+    machine.fixed.map(0x5000, 0x5000, writable=True, user=True)
     traps, _, _ = run(machine, 64, 1, asm(64, "mov eax, 0x5000; jmp rax"))
     assert (traps[0].vector, traps[0].error & 0x11, traps[0].cr2) == (14, 0x11, 0x5000)
 
@@ -119,7 +119,7 @@ def test_guest_memory_is_never_executable(machine: UnicornBackend, memory: Guest
 @pytest.mark.parametrize("mode", [16, 32])
 def test_segment_bases_apply_in_compatibility_code(machine: UnicornBackend, memory: GuestMemory, mode: int) -> None:
     memory.write(0x6000 + 103, 2, 0xBEEF)
-    machine.map_pages(0x6000, [0x6000], True, True)
+    machine.fixed.map(0x6000, 0x6000, writable=True, user=True)
     code = {16: b"\x67\x8b\x03", 32: b"\x66\x8b\x03"}[mode]  # mov ax, [ebx]
     _, regs, _ = run(machine, mode, 1, code, bases=(0, 0, 0, 0x6000, 0, 0))
     assert regs[0] & 0xFFFF == 0xBEEF

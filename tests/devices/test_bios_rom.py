@@ -16,9 +16,9 @@ from emu.clock import Clock
 from emu.devices.bios import SERVICE_PORT, Bios
 from emu.disk_image import BlockImage
 from emu.memory import MIB, GuestMemory
+from guests.encode import raw
 from isa.x86.state import CS, DS, ES, IF, RSP, SS, X86State
 
-keystone = pytest.importorskip("keystone")
 unicorn = pytest.importorskip("unicorn")
 x86 = pytest.importorskip("unicorn.x86_const")
 
@@ -28,7 +28,7 @@ SEGMENTS = {ES: x86.UC_X86_REG_ES, CS: x86.UC_X86_REG_CS, SS: x86.UC_X86_REG_SS,
 
 def assemble(text: str, at: int = 0) -> bytes:
     lines = "\n".join(line.split("#")[0] for line in text.splitlines())
-    return bytes(keystone.Ks(keystone.KS_ARCH_X86, keystone.KS_MODE_16).asm(lines, at)[0])
+    return raw(lines, 16, at)
 
 
 def test_the_rom_is_its_source_assembled() -> None:

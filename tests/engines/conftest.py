@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import keystone
 import pytest
 
 from emu.backends.unicorn import UnicornBackend
@@ -13,17 +12,15 @@ from emu.engines.interpret import InterpretEngine
 from emu.engines.translate import TranslateEngine
 from emu.memory import GuestMemory
 from emu.monitor import Ports
+from guests.encode import raw
 from isa.x86.cpu import Cpu
 from isa.x86.state import CS, DS, ES, FS, GS, SS, Segment
 
 ORG = 0x100000
-_KS = {16: keystone.KS_MODE_16, 32: keystone.KS_MODE_32, 64: keystone.KS_MODE_64}
 
 
 def asm(text: str, mode: int = 32, at: int = ORG) -> bytes:
-    code, _ = keystone.Ks(keystone.KS_ARCH_X86, _KS[mode]).asm(text, at)
-    assert code is not None
-    return bytes(code)
+    return raw(text, mode, at)
 
 
 @dataclass

@@ -13,6 +13,8 @@ ONCE_LOST = {
     1_000_361: "a REP with an enormous count on memory-mapped I/O could not be interrupted",
     1_001_369: "the same in 32-bit code with paging",
     1_000_456: "the exit in place of a block that 16-bit code fell into cut the instruction pointer to 16 bits",
+    2_000_231: "a prefix behind a REX prefix was taken for the opcode, and so a branch for a plain instruction",
+    2_029_157: "the same for a return",
     270: "LOOPNE in 16-bit code cut the instruction pointer to 16 bits",
 }
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-import keystone
 import pytest
 
 from emu.backends.base import Layout
+from guests.encode import raw
 from isa.x86.decode import Decoder
 from isa.x86.emit import BUDGET, SPILL, TABLES, Emitter, Target
 
@@ -19,7 +19,6 @@ LAYOUT = Layout(
     void={16: 0xD2000000, 32: 0xD2000000, 64: 0xFFFF840002000000},
 )
 START = 0x5000
-MODES = {16: keystone.KS_MODE_16, 32: keystone.KS_MODE_32, 64: keystone.KS_MODE_64}
 REGS = {
     64: ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi"),
     32: ("eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi"),
@@ -27,9 +26,7 @@ REGS = {
 
 
 def assemble(mode: int, text: str) -> bytes:
-    code, _ = keystone.Ks(keystone.KS_ARCH_X86, MODES[mode]).asm(text, LAYOUT.code_base[mode] + START)
-    assert code is not None
-    return bytes(code)
+    return raw(text, mode, LAYOUT.code_base[mode] + START)
 
 
 def data(mode: int, offset: int, behind: int, width: str, gs: bool = False) -> str:

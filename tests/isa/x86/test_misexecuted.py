@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from isa.x86.decode import Decoder
-from isa.x86.misexecuted import misexecuted
+from isa.x86.misexecuted import may_divide_out_of_range, misexecuted
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,24 @@ def test_left_to_the_interpreter(mode: int, code: str, left: bool) -> None:
     assert insn is not None
     assert insn.size == len(code) // 2
     assert misexecuted(insn) is left
+
+
+@pytest.mark.parametrize(
+    ("mode", "code", "before", "left"),
+    [
+        (32, "f7f9", "", True),
+        (32, "f7f9", "99", False),  # behind cdq
+        (32, "f7f9", "6699", True),  # behind cwd, which leaves bits 31 to 16 of EDX
+        (32, "66f7f9", "6699", False),
+        (32, "66f7f9", "89d0", True),
+        (64, "f7f9", "4899", False),  # behind cqo
+        (64, "48f7f9", "", False),
+        (32, "f6f9", "", False),
+        (32, "f7f1", "", False),  # div
+    ],
+)
+def test_division_that_would_end_this_process(mode: int, code: str, before: str, left: bool) -> None:
+    decoder = Decoder(mode)
+    insn, front = (decoder.decode(bytes.fromhex(text).ljust(15, b"\x90")) for text in (code, before))
+    assert insn is not None
+    assert may_divide_out_of_range(insn, front if before else None) is left

@@ -1,0 +1,167 @@
+"""Shadow tables: a host table for every guest table in use, shared by all address spaces that share the guest's.
+
+Rights are gathered on the way down and stand in the leaves; entries that name tables are open. So a guest table that is
+reached with different rights has a shadow table for each. Linear addresses play no part, but for the two tables on the
+way to the monitor's window for 32-bit code, whose entries (`preset`) come back where the guest's go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from emu.pagetables import ACCESSED_DIRTY, ADDRESS, LARGE, NO_EXECUTE, OPEN, PRESENT, WORDS, WRITE, TableMemory
+
+CodeKey = tuple[int, bool]  # linear page number, user
+LEAF: Final = PRESENT | ACCESSED_DIRTY | NO_EXECUTE
+REGION: Final = 21  # binary logarithm of what a large entry maps
+_NONE: Final[Mapping[int, int]] = {}
+
+
+class TablesFull(Exception):
+    """The memory for tables is used up."""
+
+
+class Table:
+    """A shadow table: `pages` host pages from word `at` on, whose slots stand for 2**`shift` bytes in the guest's view.
+
+    `gpa` is the guest's table, or -1 for a part of a larger page, which begins at `frame`. `rights` are WRITE and USER
+    as granted down to here. `entries` holds the guest's entries as they were when the shadow was made from them; it is
+    right for the slots in use. `code` has, by guest slot, the pages whose code was looked up through it.
+    """
+
+    __slots__ = (
+        "at", "children", "code", "entries", "frame", "gpa", "key", "live", "pages", "preset", "refs", "rights",
+        "shift",
+    )  # fmt: skip
+
+    def __init__(self, key: object, at: int, pages: int, shift: int, rights: int, gpa: int, frame: int) -> None:
+        self.key, self.at, self.pages, self.shift = key, at, pages, shift
+        self.rights, self.gpa, self.frame = rights, gpa, frame
+        self.preset = _NONE
+        self.entries = bytearray()
+        self.children: dict[int, Table] = {}  # by word within the table
+        self.code: dict[int, set[CodeKey]] = {}
+        self.refs = 0
+        self.live = 0  # words in use
+
+
+class ShadowTables:
+    """All shadow tables, and which of their entries can write to a guest-physical page.
+
+    `lost` collects the code pages whose mapping may have changed; `stale` tells that the machine may remember entries
+    that are gone. Whoever acts on them resets them.
+    """
+
+    def __init__(self, memory: TableMemory) -> None:
+        self._memory = memory
+        self.words = memory.words
+        self.tables: dict[object, Table] = {}
+        self.lost: set[CodeKey] = set()
+        self.stale = False
+        self._writers: dict[int, set[int]] = {}  # page number -> words that map it writable
+        self._wide_writers: dict[int, set[int]] = {}  # the same for large entries, by region
+        self._holders: dict[int, Table] = {}  # first word of a host page -> its table
+
+    def make(
+        self, key: object, pages: int, shift: int, rights: int, gpa: int = -1, frame: int = 0,
+        preset: Mapping[int, int] = _NONE,
+    ) -> Table:  # fmt: skip
+        """A new table; TablesFull where there is no memory for it."""
+        at = self._memory.allocate(pages)
+        if at < 0:
+            raise TablesFull
+        table = self.tables[key] = Table(key, at, pages, shift, rights, gpa, frame)
+        for start in range(at, at + pages * WORDS, WORDS):
+            self._holders[start] = table
+        table.preset = preset
+        for slot, entry in preset.items():
+            self.words[at + slot] = entry
+        return table
+
+    def refer(self, table: Table, slot: int, child: Table, page: int = 0) -> None:
+        """Have word `slot` of `table` point to host page number `page` of `child`."""
+        if table.children.get(slot) is child:
+            return
+        child.refs += 1
+        self.clear(table, slot)
+        self.words[table.at + slot] = self._memory.address(child.at + page * WORDS) | OPEN
+        table.children[slot] = child
+        table.live += 1
+
+    def put(self, table: Table, slot: int, entry: int) -> None:
+        """Set a leaf: LEAF, address and rights, with LARGE for a whole region."""
+        index = table.at + slot
+        old = self.words[index]
+        if old == entry:
+            return
+        if old and old | WRITE == entry:
+            table.live -= 1  # more rights for the same page: the machine looks again where it lacks one
+        elif old:
+            self.clear(table, slot)
+        self.words[index] = entry
+        table.live += 1
+        if entry & WRITE:
+            writers, shift = (self._wide_writers, REGION) if entry & LARGE else (self._writers, 12)
+            writers.setdefault((entry & ADDRESS) >> shift, set()).add(index)
+
+    def clear(self, table: Table, slot: int) -> None:
+        """Take word `slot` of a table back."""
+        index = table.at + slot
+        entry, empty = self.words[index], table.preset.get(slot, 0)
+        if entry == empty:
+            return
+        self.words[index] = empty
+        self.stale = True
+        table.live -= 1
+        child = table.children.pop(slot, None)
+        if child is not None:
+            self.release(child)
+        else:
+            self._disown(entry, index)
+
+    def release(self, table: Table) -> None:
+        """One less refers to the table; with the last one it goes, and what only hangs on it."""
+        table.refs -= 1
+        if table.refs > 0:
+            return
+        del self.tables[table.key]
+        for keys in table.code.values():
+            self.lost |= keys
+        end = table.at + table.pages * WORDS
+        for index, entry in enumerate(self.words[table.at : end].tolist(), table.at):
+            if entry & WRITE and index - table.at not in table.children:
+                self._disown(entry, index)
+        children, table.children = table.children, {}
+        for child in children.values():
+            self.release(child)
+        for start in range(table.at, end, WORDS):
+            del self._holders[start]
+        table.live, table.code = 0, {}
+        self._memory.release(table.at, table.pages)
+        self.stale = True
+
+    def _disown(self, entry: int, index: int) -> None:
+        """A leaf is gone: it writes to nothing any more."""
+        if entry & WRITE:
+            writers, shift = (self._wide_writers, REGION) if entry & LARGE else (self._writers, 12)
+            held = writers.get((entry & ADDRESS) >> shift)
+            if held is not None:
+                held.discard(index)
+
+    def guard(self, page: int) -> None:
+        """Take back all entries that could write to a page."""
+        for writers, number in ((self._writers, page), (self._wide_writers, page >> REGION - 12)):
+            for index in writers.pop(number, ()):
+                table = self._holders[index & -WORDS]
+                self.clear(table, index - table.at)
+
+    def lose(self, table: Table, slots: Iterable[int]) -> None:
+        """The guest changed entries of a table: what came from them is void."""
+        spread = 2 if table.shift == 22 else 1
+        for slot in slots:
+            for word in range(slot * spread, (slot + 1) * spread):
+                self.clear(table, word)
+            keys = table.code.pop(slot, None)
+            if keys:
+                self.lost |= keys
