@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -28,6 +30,8 @@ from emu.pc import Drives, Outlets, Pc
 from emu.watch import TextWatch
 from isa.x86.cpu import Cpu
 from isa.x86.state import RDX
+
+_YOUNG = 200_000  # objects more than before, at which the garbage collector looks at the new ones during a run
 
 Output = Callable[[bytes], None]
 
@@ -60,6 +64,18 @@ class RunResult:
 
     ending: Ending
     stats: RunStats
+
+
+@contextmanager
+def seldom_collected() -> Iterator[None]:
+    """Have Python look for cyclic garbage seldom: translation makes many objects that stay, and hardly any cycles."""
+    kept = gc.get_threshold()
+    if kept[0]:
+        gc.set_threshold(max(kept[0], _YOUNG), *kept[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*kept)
 
 
 def _discard(_data: bytes) -> None:
@@ -244,7 +260,8 @@ class Machine:
     def run(self) -> RunResult:
         """Run until the guest ends, a limit is reached or `stop` is called."""
         started = time.perf_counter()
-        ending = self._monitor.run(self.config.timeout, self.config.max_instructions)
+        with seldom_collected():
+            ending = self._monitor.run(self.config.timeout, self.config.max_instructions)
         self._seconds += time.perf_counter() - started
         return RunResult(ending, self.stats())
 

@@ -266,6 +266,9 @@ class UnicornBackend:
         return BASE32 <= linear < _END32 or BASE64 <= linear < _END64
 
     def set_root(self, physical: int) -> None:
+        # At once: when code is patched the machine looks for it by its present tables, and the old ones may be gone.
+        self._word.value = physical
+        self._lib.uc_reg_write(self._handle, ux.UC_X86_REG_CR3, self._word_at)
         _WORD.pack_into(self._buffer, self._at.root, physical)
         self._tlb_stale = True
 

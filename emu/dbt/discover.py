@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from isa.base import Flow
 from isa.x86.decode import Decoder, Insn
-from isa.x86.rewrite import ends_block
+from isa.x86.rewrite import traits
 
 MAX_RUN = 96  # instructions of one run
 MAX_BLOCK = 48  # instructions of one block: the budget charges whole blocks
@@ -60,7 +60,7 @@ def discover(decoder: Decoder, page: bytes, offset: int, pc: int, first: Callabl
         if insn.flow is Flow.BRANCH or length >= MAX_BLOCK:
             cuts.add(len(insns))
             length = 0
-        elif ends_block(insn):
+        elif traits(insn).ends:
             break
     index_of = {at: n for n, at in enumerate(pcs)}
     cuts.update(index_of[target] for target in targets if target in index_of)

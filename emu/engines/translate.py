@@ -7,6 +7,7 @@ block's pieces, so the guest's state is exact at every exit.
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Callable
 
@@ -21,7 +22,7 @@ from emu.mmu import ShadowMmu
 from isa.base import Access, GuestFault, Interrupted
 from isa.x86 import paging
 from isa.x86.cpu import Cpu
-from isa.x86.emit import BUDGET, PENDING, SPILL, VIRTUAL_IF
+from isa.x86.emit import BUDGET, PENDING, SELECTORS, SPILL, VIRTUAL_IF
 from isa.x86.interp import Interpreter
 from isa.x86.rewrite import BlockMode, Site, SiteKind
 from isa.x86.sensitive import IN_CACHE
@@ -34,6 +35,7 @@ _MAX_BUDGET = (1 << 23) - 1  # what the budget test of translated code can tell 
 _QUIET = frozenset((0xE4, 0xE5, 0xE6, 0xE7, *range(0xEC, 0xF0), 0x0F31, *range(0x88, 0x8C), 0xC6, 0xC7, 0x0FB6, 0x0FB7))
 _ONE_BY_ONE = TF | RF  # the next instruction traps, or clears RF (SDM vol. 3, 17.3.1.1)
 _STRAY_STEPS = 64  # instructions interpreted at once where code cannot be translated
+_SELECTORS = struct.Struct("<6H")
 _M32 = 0xFFFFFFFF
 
 
@@ -453,6 +455,7 @@ class TranslateEngine:
         if block is not None and self._observe is not None:
             self._observe(block)
         self._backend.set_view(_view(cpu, self._mode))
+        _SELECTORS.pack_into(self._backend.data, SELECTORS, *[segment.selector for segment in cpu.segs])
         return -1 if block is None else block.code.entry
 
     def _apply_stale(self) -> None:

@@ -40,6 +40,14 @@ SYSTEM: Final[dict[str, Explanation]] = {
         "Ask once and keep the answer; as a serializing instruction, use another one (MFENCE, LFENCE, or IRET on the "
         "way out of a handler).",
     ),
+    "SERIALIZE": Explanation(
+        "The guest had everything before this point completed.",
+        "Translated code runs nothing ahead, so there is nothing to do; the processor underneath may not know the "
+        "instruction.",
+        "SERIALIZE",
+        "Nothing under translation: no code is made for it. The interpreter does no more.",
+        "Use it: it is cheaper here than CPUID or IRET, which serialize as well.",
+    ),
     "MSR_READ": Explanation(
         "The guest read a model-specific register.",
         "MSRs hold the virtual CPU's own state (EFER, FS and GS bases, the APIC's base, TSC deadline).",

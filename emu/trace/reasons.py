@@ -37,6 +37,7 @@ _CAUSES_OF: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     ("RDSEED", ""): ("rdseed",),
     ("INVLPG", "linear"): ("invlpg",),
     ("INVPCID", ""): ("invpcid",),
+    ("SERIALIZE", ""): ("serialize",),
     ("INVD", ""): ("invd",),
     ("WBINVD", ""): ("wbinvd",),
     ("XSETBV", ""): ("xsetbv",),

@@ -9,7 +9,7 @@ from isa.base import GuestFault
 from isa.x86 import cpuid
 from isa.x86.debug import DR6_BD, DR7_GD
 from isa.x86.descriptors import M32, M64, TSS_BUSY
-from isa.x86.operands import offset
+from isa.x86.operands import MASKS, offset
 from isa.x86.paging import PHYSICAL_BITS, check_pdptes
 from isa.x86.privilege import (
     forbid_in_user_mode,
@@ -41,6 +41,7 @@ from isa.x86.state import (  # named by CPUID leaf 7
     CR4_OSXMMEXCPT,
     CR4_PAE,
     CR4_PCE,
+    CR4_PCIDE,
     CR4_PGE,
     CR4_PSE,
     CR4_SMAP,
@@ -66,8 +67,14 @@ _CR0_BITS: Final = (
 _CR4_ALWAYS: Final = (
     CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE | CR4_PGE | CR4_PCE | CR4_OSFXSR | CR4_OSXMMEXCPT
 )  # fmt: skip
-_CR4_BY_FEATURE: Final = {"umip": CR4_UMIP, "fsgsbase": CR4_FSGSBASE, "smep": CR4_SMEP, "smap": CR4_SMAP}
+_CR4_BY_FEATURE: Final = {
+    "umip": CR4_UMIP, "fsgsbase": CR4_FSGSBASE, "pcid": CR4_PCIDE, "smep": CR4_SMEP, "smap": CR4_SMAP,
+}  # fmt: skip
 CR4_BITS: Final = _CR4_ALWAYS | sum(bit for name, bit in _CR4_BY_FEATURE.items() if cpuid.has(name))
+
+_PCID: Final = 0xFFF  # bits of CR3 and of INVPCID's descriptor (SDM vol. 3, 4.10.1)
+_CR3_KEEP: Final = 1 << 63  # with CR4.PCIDE: translations of the new PCID may stay
+_INVPCID_ADDRESS, _INVPCID_CONTEXT, _INVPCID_LAST = 0, 1, 3  # types (SDM vol. 2, INVPCID)
 
 _DR6_FIXED, _DR6_BITS = 0xFFFF_0FF0, 0xE00F  # SDM vol. 3, 17.2.3
 _DR7_FIXED, _DR7_BITS = 0x400, 0xFFFF_23FF  # SDM vol. 3, 17.2.4
@@ -100,6 +107,8 @@ def set_cr0(cpu: Cpu, value: int) -> None:
     elif old & CR0_PG and not value & CR0_PG:
         if cpu.mode == 64:
             raise _no("CR0: PG cleared in 64-bit mode")
+        if cpu.cr4 & CR4_PCIDE:
+            raise _no("CR0: PG cleared while CR4.PCIDE is set")  # SDM vol. 3, 4.10.1
         efer &= ~EFER_LMA
     cpu.cr0, cpu.efer = value, efer
     changed = old ^ value
@@ -124,7 +133,12 @@ def _enable_paging(cpu: Cpu) -> int:
 
 
 def set_cr3(cpu: Cpu, value: int) -> None:
-    """MOV to CR3; all translations are dropped, global ones too (a TLB may drop any at any time)."""
+    """MOV to CR3; all translations are dropped, global ones too (a TLB may drop any at any time).
+
+    With CR4.PCIDE, bit 63 allows to keep those of the new PCID (SDM vol. 3, 4.10.4.1): none are kept.
+    """
+    if cpu.cr4 & CR4_PCIDE:
+        value &= ~_CR3_KEEP  # never stored
     if cpu.long_mode and value >> PHYSICAL_BITS:
         raise _no(f"CR3: {value:#x} is beyond the physical address width")
     if cpu.paging and cpu.cr4 & CR4_PAE and not cpu.long_mode:
@@ -141,7 +155,9 @@ def set_cr4(cpu: Cpu, value: int) -> None:
     if cpu.long_mode and not value & CR4_PAE:
         raise _no("CR4: PAE cleared in IA-32e mode")
     changed = old ^ value
-    paging_bits = CR4_PSE | CR4_PAE | CR4_PGE | CR4_SMEP | CR4_SMAP
+    if changed & value & CR4_PCIDE and (not cpu.long_mode or cpu.cr3 & _PCID):  # SDM vol. 3, 4.10.1
+        raise _no("CR4: PCIDE set outside IA-32e mode, or while CR3 bits 0 to 11 are not 0")
+    paging_bits = CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCIDE | CR4_SMEP | CR4_SMAP
     if cpu.paging and value & CR4_PAE and not cpu.long_mode and changed & paging_bits:
         check_pdptes(cpu, cpu.cr3)
     cpu.cr4 = value
@@ -257,6 +273,31 @@ def invlpg(cpu: Cpu, insn: Insn) -> None:
     if canonical(linear):
         cpu.flush_tlb(linear)
         cpu.outside.mapping_changed(linear)
+
+
+def invpcid(cpu: Cpu, insn: Insn) -> None:
+    """Drops one address's translation where the descriptor names the current PCID, else all of them, as is allowed."""
+    operand = memory_operand(insn)
+    if not cpuid.has("invpcid"):
+        raise GuestFault(UD)
+    require_cpl0(cpu)
+    kind = cpu.regs[reg_number(insn)] & (M64 if cpu.mode == 64 else M32)
+    if kind > _INVPCID_LAST:
+        raise _no(f"INVPCID: type {kind:#x}")
+    at = offset(insn, operand, cpu.rip)(cpu)
+    pcid = cpu.load(operand.seg, at, 8)
+    linear = cpu.load(operand.seg, at + 8 & MASKS[insn.adsize], 8)
+    if pcid & ~_PCID:
+        raise _no(f"INVPCID: reserved bits of the descriptor {pcid:#x}")
+    if kind in (_INVPCID_ADDRESS, _INVPCID_CONTEXT) and pcid and not cpu.cr4 & CR4_PCIDE:
+        raise _no(f"INVPCID: PCID {pcid:#x} without CR4.PCIDE")
+    if kind == _INVPCID_ADDRESS and not canonical(linear):
+        raise _no(f"INVPCID: {linear:#x} is not canonical")
+    if kind == _INVPCID_ADDRESS and pcid == (cpu.cr3 & _PCID if cpu.cr4 & CR4_PCIDE else 0):
+        cpu.flush_tlb(linear)
+        cpu.outside.mapping_changed(linear)
+    else:
+        _flush(cpu)
 
 
 def invalidate_caches(cpu: Cpu, insn: Insn) -> None:

@@ -23,22 +23,24 @@ TSC_HZ: Final = 1_000_000_000
 FEATURES: Final = frozenset((
     "fpu", "de", "pse", "tsc", "msr", "pae", "mce", "cx8", "sep", "mtrr", "pge", "mca", "cmov", "pat", "clflush", "mmx",
     "fxsr", "sse", "sse2", "sse3", "ssse3", "cx16", "sse4_1", "sse4_2", "movbe", "popcnt", "tsc_deadline", "hypervisor",
-    "arat", "fsgsbase", "bmi1", "smep", "bmi2", "adx", "umip",
+    "arat", "pcid", "fsgsbase", "bmi1", "smep", "bmi2", "invpcid", "adx", "umip",
+    "serialize", "arch_capabilities",
     "lahf", "lzcnt", "syscall", "nx", "pdpe1gb", "rdtscp", "lm", "invariant_tsc",
 ))  # fmt: skip
 
 # Bit numbers by register (SDM vol. 2, CPUID, tables 3-10, 3-11 and 3-8); "apic" and "osxsave" depend on the state.
 _1_ECX: Final = {
-    "sse3": 0, "ssse3": 9, "cx16": 13, "sse4_1": 19, "sse4_2": 20, "movbe": 22, "popcnt": 23, "tsc_deadline": 24,
-    "hypervisor": 31,
+    "sse3": 0, "ssse3": 9, "cx16": 13, "pcid": 17, "sse4_1": 19, "sse4_2": 20, "movbe": 22, "popcnt": 23,
+    "tsc_deadline": 24, "hypervisor": 31,
 }  # fmt: skip
 _1_EDX: Final = {
     "fpu": 0, "vme": 1, "de": 2, "pse": 3, "tsc": 4, "msr": 5, "pae": 6, "mce": 7, "cx8": 8, "sep": 11, "mtrr": 12,
     "pge": 13, "mca": 14, "cmov": 15, "pat": 16, "clflush": 19, "mmx": 23, "fxsr": 24, "sse": 25, "sse2": 26,
 }  # fmt: skip
-_7_EBX: Final = {"fsgsbase": 0, "bmi1": 3, "smep": 7, "bmi2": 8, "adx": 19, "smap": 20}
+_7_EBX: Final = {"fsgsbase": 0, "bmi1": 3, "smep": 7, "bmi2": 8, "invpcid": 10, "adx": 19, "smap": 20}
 _6_EAX: Final = {"arat": 2}
 _7_ECX: Final = {"umip": 2}
+_7_EDX: Final = {"serialize": 14, "arch_capabilities": 29}
 _81_ECX: Final = {"lahf": 0, "lzcnt": 5}
 _81_EDX: Final = {"syscall": 11, "nx": 20, "pdpe1gb": 26, "rdtscp": 27, "lm": 29}
 _87_EDX: Final = {"invariant_tsc": 8}
@@ -107,7 +109,7 @@ def cpuid(cpu: Cpu, leaf: int, subleaf: int) -> Registers:
     if leaf == 4:
         return _CACHES[subleaf] if subleaf < len(_CACHES) else _ZERO
     if leaf == 7:
-        return (0, _bits(_7_EBX), _bits(_7_ECX), 0) if subleaf == 0 else _ZERO
+        return (0, _bits(_7_EBX), _bits(_7_ECX), _bits(_7_EDX)) if subleaf == 0 else _ZERO
     if leaf == 0xB:
         return 0, 0, subleaf & 0xFF, 0
     return _FIXED.get(leaf, _ZERO)

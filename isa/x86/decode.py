@@ -88,7 +88,7 @@ class Insn:
     __slots__ = (
         "_detail", "_operands", "_text", "adsize", "disp_at", "disp_size", "flags_read", "flags_written", "flow", "id",
         "imm_at", "imm_size", "lock", "mode", "modrm", "modrm_at", "opcode", "opcode_at", "opsize", "raw", "rep", "rex",
-        "seg", "size", "vex",
+        "seg", "size", "traits", "vex",
     )  # fmt: skip
 
     raw: bytes
@@ -116,6 +116,10 @@ class Insn:
     _detail: bytes  # capstone's record, kept because most readers never ask for the operands
     _text: bytes
     _operands: tuple[Operand, ...] | None
+    traits: object  # None, or what the rewriter found out about it
+
+    def __init__(self) -> None:
+        self.traits = None
 
     @property
     def operands(self) -> tuple[Operand, ...]:
@@ -244,7 +248,7 @@ def _copied(found: Insn) -> Insn:
     insn = Insn()
     for name in Insn.__slots__:
         setattr(insn, name, getattr(found, name))
-    insn._operands = None
+    insn._operands = insn.traits = None
     return insn
 
 
@@ -292,7 +296,8 @@ class Decoder:
             self._record,
         )
         self._start = ctypes.addressof(self._buffer)
-        self._memo: dict[bytes, Insn] = {}
+        self._memo: dict[bytes, Insn] = {}  # by the instruction's bytes; by all that was looked at where it is none
+        self._lengths: dict[bytes, tuple[int, ...]] = {}  # of the keys, by their first bytes
         self._wide: Decoder | None = None
 
     def decode(self, code: bytes) -> Insn | None:
@@ -301,10 +306,13 @@ class Decoder:
         Returns an `Insn` with flow INVALID and size 1 where the bytes are no instruction, or None where `code` ends
         before the instruction does and is shorter than 15 bytes (the rest is on the next page).
         """
+        # What an instruction is depends on its own bytes alone; those that begin alike seldom differ in length.
+        start = code[:3]
+        for length in self._lengths.get(start, ()):
+            found = self._memo.get(code[:length])
+            if found is not None:
+                return found
         code = code[:MAX_LENGTH]
-        found = self._memo.get(code)
-        if found is not None:
-            return found
         ctypes.memmove(self._start, code, len(code))
         self._code.value = self._start
         self._left.value = len(code)
@@ -328,7 +336,12 @@ class Decoder:
         insn = translated
         if len(self._memo) > 200_000:  # bounds memory when a guest executes random bytes
             self._memo.clear()
-        self._memo[code] = insn
+            self._lengths.clear()
+        length = insn.size if insn.flow is not Flow.INVALID else len(code)
+        self._memo[code[:length]] = insn
+        lengths = self._lengths.get(start, ())
+        if length not in lengths:
+            self._lengths[start] = (*lengths, length)
         return insn
 
     def _invalid(self, code: bytes) -> Insn:

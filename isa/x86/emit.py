@@ -16,6 +16,7 @@ SPILL: Final = (0x00, 0x08, 0x10)  # three spill slots
 BUDGET: Final = 0x20  # instructions left, counted down by every block; 32 bits
 PENDING: Final = 0x24  # non-zero while an interrupt waits for the guest's IF
 VIRTUAL_IF: Final = 0x28  # the guest's IF, as the flag's bit: 0 or 0x200
+SELECTORS: Final = 0x30  # the guest's six segment selectors, 16 bits each
 TABLES: Final = 0x1000  # jump tables: TABLE_SLOTS negated targets, then as many host addresses
 TABLE_SLOTS: Final = 1 << 16  # indexed by the low 16 bits of the target: MOVZX needs no flags
 TABLE_BYTES: Final = TABLE_SLOTS * 16
@@ -95,6 +96,27 @@ class Emitter:
     def load_byte(self, reg: int, offset: int) -> None:
         """MOVZX reg32, byte [data]."""
         self._data_operand(b"\x0f\xb6", reg, offset, wide=False)
+
+    def load_selector(self, reg: int, number: int, size: int) -> None:
+        """MOV reg16, [selector], or for other operand sizes MOVZX reg32 (all 16 registers)."""
+        if size == 2:
+            # in 16-bit code the prefix that makes the operand 32-bit must not be there, else one that makes it 16-bit
+            start = len(self.code)
+            self._data_operand(b"\x8b", reg, SELECTORS + 2 * number, wide=False)
+            if self.mode == 16:
+                del self.code[start]
+            elif self.mode == 32:
+                self.code.insert(start, 0x66)
+            else:
+                self._shorten(start)
+        else:
+            self._data_operand(b"\x0f\xb7", reg, SELECTORS + 2 * number, wide=False)
+
+    def _shorten(self, start: int) -> None:
+        """Put 66 in front of the last instruction, which begins at `start` and ends with a displacement from RIP."""
+        displacement = struct.unpack_from("<i", self.code, len(self.code) - 4)[0] - 1
+        struct.pack_into("<i", self.code, len(self.code) - 4, displacement)
+        self.code.insert(start, 0x66)
 
     def store32(self, reg: int, offset: int) -> None:
         self._data_operand(b"\x89", reg, offset, wide=False)

@@ -1,4 +1,4 @@
-"""Sequences that stay in the code cache: CLI, STI, PUSHF and POPF emulated, and jump-table lookups.
+"""Sequences that stay in the code cache: CLI, STI, PUSHF, POPF and reads of selectors, and jump-table lookups.
 
 None of them changes a flag that the guest could still see: comparisons are made by LEA and JRCXZ.
 """
@@ -31,6 +31,10 @@ def possible(name: str, insn: Insn, mode: int, user: bool, iopl: int) -> bool:
     """
     if name in ("cli", "sti"):
         return not user or iopl == 3
+    if name == "mov_from_seg":
+        return insn.modrm >= 0xC0 and insn.reg_field < 6 and not insn.lock
+    if name == "serialize":
+        return not insn.lock
     natural = {16: 0, 32: 4, 64: 8}[mode]
     size = 8 if mode == 64 and insn.opsize == 4 else insn.opsize
     return size == natural and not (user and iopl == 3) and not insn.lock
@@ -45,6 +49,11 @@ def emulate(name: str, emit: Emitter, insn: Insn, user: bool, iopl: int) -> Sequ
         return _sti(emit)
     if name == "pushf":
         return _pushf(emit, insn, iopl)
+    if name == "mov_from_seg":
+        emit.load_selector(insn.modrm & 7 | (insn.rex & 1) << 3, insn.reg_field, insn.opsize)
+        return Sequence()
+    if name == "serialize":
+        return Sequence()  # nothing runs ahead in the cache (SDM vol. 3, 9.3)
     assert name == "popf"
     return _popf(emit, insn, user, iopl)
 

@@ -221,6 +221,11 @@ def _mtrrs() -> dict[int, Msr]:
     return found
 
 
+# Every load is checked by software before it is made, so none of these leaks is possible: RDCL, L1TF on entry to a
+# guest, SSB, MDS, page-size change, TAA, the three of stale MMIO data, PBRSB, GDS, RFDS (SDM vol. 4, table 2-2).
+_NOT_AFFECTED: Final = sum(1 << bit for bit in (0, 3, 4, 5, 6, 8, 13, 14, 15, 24, 26, 27))
+
+
 def _table() -> dict[int, Msr]:
     table = {
         0x10: Msr("IA32_TIME_STAMP_COUNTER", _read_tsc, _write_tsc),
@@ -243,6 +248,8 @@ def _table() -> dict[int, Msr]:
         0xC000_0101: Msr("IA32_GS_BASE", lambda cpu: cpu.segs[GS].base, _write_gs_base),
         0xC000_0102: Msr("IA32_KERNEL_GS_BASE", lambda cpu: cpu.kernel_gs_base, _write_kernel_gs_base),
     }
+    if cpuid.has("arch_capabilities"):
+        table[0x10A] = _constant("IA32_ARCH_CAPABILITIES", _NOT_AFFECTED)
     if cpuid.has("tsc_deadline"):
         table[0x6E0] = Msr("IA32_TSC_DEADLINE", lambda cpu: cpu.outside.tsc_deadline, _write_deadline)
     if cpuid.has("rdtscp"):

@@ -18,7 +18,7 @@ from isa.x86 import incache
 from isa.x86.decode import Insn
 from isa.x86.emit import BUDGET, INT32_MAX, INT32_MIN, Emitter, Target
 from isa.x86.misexecuted import may_divide_out_of_range, misexecuted
-from isa.x86.sensitive import Treatment, lock_is_legal, row_of
+from isa.x86.sensitive import Row, Treatment, lock_is_legal, row_of
 from isa.x86.state import ARITH, CS, DS, ES, GS, RCX, RDI, RSI, SS
 from isa.x86.vector import EMMS, TOUCH_MMX, is_vector
 
@@ -129,21 +129,44 @@ def segments_used(insn: Insn) -> int:
     return used
 
 
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What holds for an instruction in every mode of its width, found out once: decoded ones are shared."""
+
+    row: Row | None
+    ends: bool  # nothing of a block comes behind it
+    vector: bool
+    refused: bool  # a LOCK prefix makes it none
+    misexecuted: bool
+
+
+def traits(insn: Insn) -> Traits:
+    found = insn.traits
+    if isinstance(found, Traits):
+        return found
+    row = row_of(insn)
+    refused = row is None and not lock_is_legal(insn)
+    ends = insn.flow is not Flow.NEXT or (row is not None and row.ends_block)
+    insn.traits = made = Traits(row, ends, is_vector(insn), refused, misexecuted(insn))
+    return made
+
+
 def callout_reason(insn: Insn, mode: BlockMode) -> str:
     """Why the interpreter must execute this instruction, or '' where it can be copied or re-expressed."""
+    known = traits(insn)
     if insn.flow is Flow.INVALID:
         return "undefined"
-    row = row_of(insn)
+    if known.refused:
+        return "illegal lock"
+    row = known.row
     if row is not None:
         inside = row.treatment is Treatment.IN_CACHE and not segments_used(insn) & mode.checked
         if inside and incache.possible(row.name, insn, mode.mode, mode.user, mode.iopl):
             return ""
         return row.name
-    if not lock_is_legal(insn):
-        return "illegal lock"
-    if mode.fpu_traps and is_vector(insn):
+    if mode.fpu_traps and known.vector:
         return "fpu trap"
-    if misexecuted(insn):
+    if known.misexecuted:
         return "misexecuted"
     if mode.mode == 64:
         if insn.rip_relative and (insn.adsize != 8 or insn.vex):
@@ -163,10 +186,7 @@ def callout_reason(insn: Insn, mode: BlockMode) -> str:
 
 def ends_block(insn: Insn) -> bool:
     """True where the block cannot go on behind this instruction."""
-    if insn.flow is not Flow.NEXT:
-        return True
-    row = row_of(insn)
-    return row is not None and row.ends_block
+    return traits(insn).ends
 
 
 def _definitely_written(insn: Insn) -> int:
@@ -198,7 +218,7 @@ def free_point(insns: list[Insn], mode: BlockMode) -> int:
             continue
         touches_memory = 0 <= insn.modrm < 0xC0 or insn.opcode in _STRINGS
         divides = insn.opcode in (0xF6, 0xF7) and insn.reg_field >= 6
-        if not (touches_memory or divides or callout_reason(insn, mode) or row_of(insn) is not None):
+        if not (touches_memory or divides or callout_reason(insn, mode) or traits(insn).row is not None):
             return index
     return -1
 
@@ -209,7 +229,7 @@ def copies_of_loop(insns: list[Insn], pc: int, mode: BlockMode) -> int:
     if mode.exact or last.flow is not Flow.BRANCH or 0xE0 <= last.opcode <= 0xE3:
         return 1
     start_of_last = pc + sum(insn.size for insn in insns[:-1])
-    if last.target(start_of_last) != pc or any(row_of(insn) or callout_reason(insn, mode) for insn in insns):
+    if last.target(start_of_last) != pc or any(traits(insn).row or callout_reason(insn, mode) for insn in insns):
         return 1
     if any(may_divide_out_of_range(insn, insns[at - 1] if at else None) for at, insn in enumerate(insns)):
         return 1
@@ -260,7 +280,8 @@ class Rewriter:
         loop, count = pc, len(insns)
         charge = count * copies_of_loop(insns, pc, self._mode)
         for index, insn in enumerate(insns * (charge // count)):
-            piece = Piece(emit.at, pc, insn, "", ends_block(insn), is_vector(insn))
+            known = traits(insn)
+            piece = Piece(emit.at, pc, insn, "", known.ends, known.vector)
             if index == 0 and indirect >= 0:
                 piece.start = indirect
                 piece.spilled.append((indirect, entry, dict(incache.LOOKUP_SPILLS)))
@@ -337,7 +358,7 @@ class Rewriter:
         if reason:
             self._callout(piece, index, reason)
             return
-        row = row_of(insn)
+        row = traits(insn).row
         if row is not None:
             piece.reason = row.name
             sequence = incache.emulate(row.name, self._emit, insn, self._mode.user, self._mode.iopl)

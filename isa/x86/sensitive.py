@@ -54,14 +54,14 @@ _NAMES: Final = {
     "rdmsr": (False, True), "wrmsr": (True, True), "swapgs": (True, True),
     "syscall": (True, False), "sysret": (True, True), "sysenter": (True, False), "sysexit": (True, True),
     "invlpg": (True, True), "invpcid": (True, True), "invd": (False, True), "wbinvd": (False, True),
-    "stac": (True, True), "clac": (True, True),
+    "serialize": (False, False), "stac": (True, True), "clac": (True, True),
     "rdfsbase": (False, False), "rdgsbase": (False, False), "wrfsbase": (True, False), "wrgsbase": (True, False),
     "xgetbv": (False, False), "xsetbv": (True, True), "xsave": (True, False),
     "rdpkru": (False, False), "wrpkru": (True, False), "monitor": (False, True), "mwait": (True, True),
     "rdrand": (False, False), "rdseed": (False, False), "ud": (True, False), "rsm": (True, True), "vmx": (True, True),
     "undefined_feature": (True, False),
 }  # fmt: skip
-IN_CACHE: Final = frozenset(("cli", "sti", "pushf", "popf"))
+IN_CACHE: Final = frozenset(("cli", "sti", "pushf", "popf", "mov_from_seg", "serialize"))
 
 ROWS: Final[dict[str, Row]] = {
     name: Row(name, Treatment.IN_CACHE if name in IN_CACHE else Treatment.CALLOUT, ends, privileged)
@@ -85,7 +85,7 @@ def _group7(insn: Insn) -> str | None:
         return ("sgdt", "sidt", "lgdt", "lidt", "smsw", "undefined_feature", "lmsw", "invlpg")[insn.reg_field]
     named = {
         0xC8: "monitor", 0xC9: "mwait", 0xCA: "clac", 0xCB: "stac", 0xD0: "xgetbv", 0xD1: "xsetbv",
-        0xEE: "rdpkru", 0xEF: "wrpkru", 0xF8: "swapgs", 0xF9: "rdtscp", 0xD5: "undefined_feature",
+        0xE8: "serialize", 0xEE: "rdpkru", 0xEF: "wrpkru", 0xF8: "swapgs", 0xF9: "rdtscp", 0xD5: "undefined_feature",
         0xD6: "undefined_feature",
     }  # fmt: skip
     if insn.modrm in named:

@@ -11,6 +11,8 @@ _ALIASES: Final = {
     (0xDC, 0xD0): (0xD8, 0xD0), (0xDC, 0xD8): (0xD8, 0xD8), (0xDD, 0xC8): (0xD9, 0xC8), (0xDE, 0xD0): (0xD8, 0xD8),
     (0xDF, 0xC8): (0xD9, 0xC8), (0xDF, 0xD0): (0xDD, 0xD8), (0xDF, 0xD8): (0xDD, 0xD8),
 }  # fmt: skip
+_SERIALIZE: Final = b"\x0f\x01\xe8"  # stands in as a no-operation
+_MANDATORY: Final = {0x66, 0xF2, 0xF3}
 _IGNORED: Final = b"\x3e"  # a DS override, which means nothing in 64-bit mode and where there is no memory operand
 # Reserved no-operations (SDM vol. 2, table A-3, 0F 0D and 0F 18 to 0F 1F), whatever ModRM.reg says.
 _NOPS: Final = frozenset((0x0D, *range(0x18, 0x20)))
@@ -54,6 +56,8 @@ def equivalent(code: bytes, mode: int) -> bytes | None:
     if at + 2 > len(code):
         return None
     first, second = code[at], code[at + 1]
+    if code[at : at + 3] == _SERIALIZE and not _MANDATORY & set(code[:at]):
+        return code[:at] + b"\x0f\x1f\xc0" + code[at + 3 :]
     alias = _ALIASES.get((first, second & 0xF8)) if second >= 0xC0 else None
     if alias is not None:
         return code[:at] + bytes((alias[0], alias[1] | second & 7)) + code[at + 2 :]

@@ -51,10 +51,9 @@ def _flat(cpu: Cpu, cs: int, cs_attr: int, ss: int, user: bool) -> None:
 
 
 def syscall(cpu: Cpu, insn: Insn) -> None:
-    """To LSTAR from 64-bit mode, to CSTAR from compatibility mode (as AMD); #UD outside IA-32e mode or without SCE."""
-    if not cpu.efer & EFER_SCE or not cpu.long_mode:
+    """To LSTAR; #UD outside 64-bit mode, in compatibility mode too (AMD's processors go to CSTAR), and without SCE."""
+    if not cpu.efer & EFER_SCE or cpu.mode != 64:
         raise GuestFault(UD)
-    target = cpu.lstar if cpu.mode == 64 else cpu.cstar
     cpu.regs[RCX] = following(cpu, insn)
     flags = cpu.rflags
     cpu.regs[_R11] = flags
@@ -62,7 +61,7 @@ def syscall(cpu: Cpu, insn: Insn) -> None:
     cpu.rflags = flags & ~(cpu.sfmask | RF) | 2
     if not cpu.system_flags & TF:
         cpu.debug_pending &= ~DR6_BS  # with TF masked, no single-step trap comes in the handler
-    cpu.rip = target
+    cpu.rip = cpu.lstar
     update_mode(cpu)
 
 

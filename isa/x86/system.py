@@ -57,6 +57,10 @@ def _rdpmc(cpu: Cpu, insn: Insn) -> None:
     raise GuestFault(GP, 0, note=why)
 
 
+def _serialize(cpu: Cpu, insn: Insn) -> None:
+    """SERIALIZE: nothing runs ahead here (SDM vol. 3, 9.3)."""
+
+
 def _rdmsr(cpu: Cpu, insn: Insn) -> None:
     require_cpl0(cpu)
     _split(cpu, msr.read(cpu, cpu.regs[RCX] & M32))
@@ -68,6 +72,7 @@ def _wrmsr(cpu: Cpu, insn: Insn) -> None:
 
 
 SYSTEM: Final[dict[str, SystemFunction]] = {
+    "serialize": _serialize,
     "cli": flagops.cli,
     "sti": flagops.sti,
     "pushf": flagops.pushf,
@@ -124,6 +129,7 @@ SYSTEM: Final[dict[str, SystemFunction]] = {
     "invlpg": control.invlpg,
     "invd": control.invalidate_caches,
     "wbinvd": control.invalidate_caches,
+    "invpcid": control.invpcid,
     "stac": flagops.stac,
     "clac": flagops.clac,
     "rdfsbase": segmoves.rdfsbase,
@@ -131,9 +137,8 @@ SYSTEM: Final[dict[str, SystemFunction]] = {
     "wrfsbase": segmoves.wrfsbase,
     "wrgsbase": segmoves.wrgsbase,
     "ud": undefined,
-    # Not in this CPU's feature set: PCID, XSAVE (so CR4.OSXSAVE cannot be set), protection keys, MONITOR, RDRAND,
+    # Not in this CPU's feature set: XSAVE (so CR4.OSXSAVE cannot be set), protection keys, MONITOR, RDRAND,
     # RDSEED, VMX and SVM; and RSM outside system-management mode, which there is none of.
-    "invpcid": undefined,
     "xgetbv": undefined,
     "xsetbv": undefined,
     "xsave": undefined,

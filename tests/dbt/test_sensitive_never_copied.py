@@ -39,6 +39,7 @@ ENCODINGS: dict[str, list[str]] = {
     "xgetbv": ["0f01d0"], "xsetbv": ["0f01d1"], "xsave": ["0fae20", "0fae28", "0fc720"], "rdpkru": ["0f01ee"],
     "wrpkru": ["0f01ef"], "monitor": ["0f01c8"], "mwait": ["0f01c9"], "rdrand": ["0fc7f0"], "rdseed": ["0fc7f8"],
     "ud": ["0f0b", "0fb9c0", "0fff"], "rsm": ["0faa"], "vmx": ["0f01c1", "0f01d8", "0f78c1"],
+    "serialize": ["0f01e8"],
     "undefined_feature": ["660f38dcc1", "660f3a44c100", "c5f058c1", "0f38c9c1"],
 }  # fmt: skip
 

@@ -7,7 +7,7 @@ import pytest
 from emu.backends.base import Layout
 from guests.encode import raw
 from isa.x86.decode import Decoder
-from isa.x86.emit import BUDGET, SPILL, TABLES, Emitter, Target
+from isa.x86.emit import BUDGET, SELECTORS, SPILL, TABLES, Emitter, Target
 
 LAYOUT = Layout(
     code_base={16: 0xD0000000, 32: 0xD0000000, 64: 0xFFFF840000000000},
@@ -80,6 +80,24 @@ def test_data_access(mode: int, emit: Callable[[Emitter], object], text: Callabl
     expected = assemble(mode, text(mode))
     # keystone may order the two size prefixes, and choose moffs forms for the accumulator only
     assert sorted(emitter.code[:2]) + list(emitter.code[2:]) == sorted(expected[:2]) + list(expected[2:])
+
+
+@pytest.mark.parametrize("mode", [16, 32, 64])
+@pytest.mark.parametrize("size", [2, 4])
+def test_load_selector(mode: int, size: int) -> None:
+    """keystone has no such form for 16-bit code, so capstone is the judge."""
+    emitter = Emitter(Target(mode, LAYOUT, TABLES), START)
+    emitter.load_selector(3, 2, size)
+    insn = Decoder(mode).decode(bytes(emitter.code).ljust(15, b"\x90"))
+    assert insn is not None
+    assert insn.size == len(emitter.code)
+    assert insn.name == ("mov" if size == 2 else "movzx")
+    assert insn.operands[0].size == size
+    assert insn.operands[1].size == 2
+    assert insn.mem is not None
+    behind = LAYOUT.code_base[mode] + START + insn.size if mode == 64 else 0
+    wrap = (1 << 64) - 1 if mode == 64 else (1 << 32) - 1
+    assert behind + insn.mem.disp & wrap == LAYOUT.data_base[mode] + SELECTORS + 4
 
 
 @pytest.mark.parametrize("mode", [32, 64])

@@ -23,13 +23,12 @@ def ready(long: Any) -> Any:
     return long
 
 
-@pytest.mark.parametrize(("code", "target"), [(CODE64_3, 0xFFFF_8000_0000_1000), (0x18, 0x5555_0000)])
-def test_syscall(ready: Any, code: int, target: int) -> None:
+def test_syscall(ready: Any) -> None:
     cpu = ready.cpu
-    ready.user(code)
+    ready.user(CODE64_3)
     cpu.rflags = 2 | CF | IF | DF
     ready.step("0f 05")
-    assert (cpu.rip, cpu.cpl, cpu.mode) == (target, 0, 64)
+    assert (cpu.rip, cpu.cpl, cpu.mode) == (0xFFFF_8000_0000_1000, 0, 64)
     assert (cpu.regs[RCX], cpu.regs[R11], cpu.rflags) == (CODE + 2, 2 | CF | IF | DF, 2 | CF)
     assert cpu.segs[CS] == Segment(8, 0, FLAT, 0xA09B)
     assert cpu.segs[SS] == Segment(0x10, 0, FLAT, 0xC093)
@@ -59,6 +58,8 @@ def test_syscall_faults(ready: Any, protected: Any) -> None:
     assert ready.fault("48 0f 07") == (GP, 0)
     ready.user()
     assert ready.fault("0f 07") == (UD, None)
+    assert ready.fault("0f 05") == (UD, None)  # compatibility mode
+    ready.user(CODE64_3)
     ready.cpu.efer &= ~EFER_SCE
     assert ready.fault("0f 05") == (UD, None)
     protected.cpu.efer |= EFER_SCE
