@@ -83,7 +83,7 @@ class GuestMemory:
         self.high_top = HIGH_BASE + size - self.low_top  # HIGH_BASE itself where all RAM is below the hole
         self.on_watched_write: Callable[[int, int], None] | None = None
         self.on_watch_change: list[Callable[[int, bool], None]] = []
-        self._watched: set[int] = set()
+        self._watched: dict[int, int] = {}  # page -> bits of the owners of its traces
         self._read_only: set[int] = set()
         self._guarded: set[int] = set()  # the union of the two
         self._rom_base = HIGH_BASE - rom
@@ -227,15 +227,18 @@ class GuestMemory:
             self._read_only.discard(page)
             self._release(page)
 
-    def watch(self, page: int) -> None:
-        """Trace writes to page number `page` (GPA >> 12); watching twice is watching once."""
-        self._watched.add(page)
+    def watch(self, page: int, owner: int = 1) -> None:
+        """Trace writes to page number `page` (GPA >> 12), for the owner whose bit is `owner`; twice is once."""
+        self._watched[page] = self._watched.get(page, 0) | owner
         self._guard(page)
 
-    def unwatch(self, page: int) -> None:
-        """End the trace of `page`; without one, nothing happens."""
-        self._watched.discard(page)
-        self._release(page)
+    def unwatch(self, page: int, owner: int = 1) -> None:
+        """End an owner's trace of `page`; without one, nothing happens."""
+        left = self._watched.pop(page, 0) & ~owner
+        if left:
+            self._watched[page] = left
+        else:
+            self._release(page)
 
     def watched(self, gpa: int) -> bool:
         """True where writes to the page of `gpa` must go through `write` (a trace, or read-only memory)."""

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import struct
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from emu.backends.base import Backend
 from emu.memory import GuestMemory
 from emu.pagetables import LARGE, OPEN, USER, WRITE
 from emu.shadow import LEAF, REGION, CodeKey, ShadowTables, Table, TablesFull
+from emu.window import LowWindow
 from isa.base import Access
 from isa.x86 import paging
 from isa.x86.cpu import Cpu
@@ -32,6 +33,7 @@ _FRAME: Final = {8: (1 << paging.PHYSICAL_BITS) - _PAGE, 4: 0xFFFF_F000}  # by w
 _ENTRY: Final = {8: struct.Struct("<Q"), 4: struct.Struct("<I")}
 _ENTRIES: Final = {8: struct.Struct(f"<{_GROUP}Q"), 4: struct.Struct(f"<{_GROUP}I")}
 _CHUNK: Final = 256  # bytes of a table compared at a time, to find what changed
+_GIB: Final = 1 << 30
 _LOW, _LOW_DIRECTORY = "low", "low directory"  # the tables on the way to the monitor's window for 32-bit code
 
 
@@ -46,13 +48,15 @@ class Space:
 class ShadowMmu:
     """Keeps the backend's mappings within what the guest's page tables say."""
 
-    def __init__(self, cpu: Cpu, memory: GuestMemory, backend: Backend) -> None:
+    def __init__(self, cpu: Cpu, memory: GuestMemory, backend: Backend, move_window: Callable[[int], None]) -> None:
+        """`move_window(base)` is called when the window for 16- and 32-bit code must move, before roots are made."""
         self._cpu, self._memory, self._backend = cpu, memory, backend
+        self.window = LowWindow(cpu, memory, backend.window_size)
+        self._move_window = move_window
         self._host = backend.tables
         self.tables = ShadowTables(self._host)
         self._guards = Counter(page >> REGION - 12 for page in memory.guarded())
         memory.on_watch_change.append(self._watch_changed)
-        self._monitor = backend.windows
         self._config: tuple[object, ...] = ()
         self._width = 0  # bytes of a guest's page-table entry; 0 without paging
         self._spaces: OrderedDict[int, Space] = OrderedDict()
@@ -70,6 +74,7 @@ class ShadowMmu:
         if config != self._config:
             self._config = config
             self._width = 0 if not cpu.paging else 8 if cpu.long_mode or cpu.cr4 & CR4_PAE else 4
+            self._place_window()
             self._drop_all()
             return True
         for table in list(self.tables.tables.values()):
@@ -78,6 +83,9 @@ class ShadowMmu:
         base = self._base()
         space = self._spaces.get(base)
         switched = space is not self.space
+        if (switched or self.window.touched) and self._place_window():
+            self._drop_all()
+            return True
         if switched:
             try:
                 self._enter(base)
@@ -87,6 +95,24 @@ class ShadowMmu:
             self._backend.flush_tlb()
         self.tables.stale = False
         return switched
+
+    def want_window(self) -> None:
+        """Code of 16 or 32 bits is about to run in 64-bit mode."""
+        self.window.wanted = True
+        if self._place_window():
+            self._drop_all()
+
+    def _place_window(self) -> bool:
+        moved = self.window.place()
+        if moved and self.window.base is not None:
+            self._move_window(self.window.base)
+        return moved
+
+    def _fixed(self, shift: int) -> Mapping[int, int]:
+        """The entries that the tables on the way to the monitor hold for it."""
+        if self.window.base is not None:
+            return self._backend.windows[shift]
+        return {slot: entry for slot, entry in self._backend.windows[39].items() if slot} if shift == 39 else {}
 
     def forget(self, linear: int) -> None:
         """The guest flushed the translation of one page."""
@@ -172,7 +198,12 @@ class ShadowMmu:
         self._backend.set_root(space.root)
 
     def _open(self, base: int) -> Space:
-        """A new address space; TablesFull where there is no memory for its first tables."""
+        """A new address space; TablesFull where there is no memory for its first tables.
+
+        Where its root is not in RAM nothing is shadowed, so that every access is emulated.
+        """
+        if self._width and self._memory.ram_offset(base) < 0:
+            base = -1
         if self._width and self._cpu.long_mode:
             top = self._table(base, 39, WRITE | USER, _LOW)
             heads: list[int] = []
@@ -187,7 +218,7 @@ class ShadowMmu:
         top.refs += 1
         root = heads[0] if heads else top.at
         if heads:
-            for slot, entry in self._monitor[39].items():
+            for slot, entry in self._fixed(39).items():
                 self._host.words[root + slot] = entry
             self._host.words[root] = self._host.address(heads[1] if len(heads) > 1 else top.at) | OPEN
         return Space(self._host.address(root), top, heads)
@@ -208,10 +239,10 @@ class ShadowMmu:
     def _preset(self, shift: int, role: str) -> Mapping[int, int]:
         """The monitor's entries in a table."""
         if shift == 39 or (shift == 30 and role == _LOW):
-            return self._monitor[shift]
+            return self._fixed(shift)
         if role == _LOW_DIRECTORY:
-            first = 3 * 512 if shift == 22 else 0
-            return {first + slot: entry for slot, entry in self._monitor[21].items()}
+            first = (self.window.base or 0) // _GIB * 512 if shift == 22 else 0
+            return {first + slot: entry for slot, entry in self._fixed(21).items()}
         return {}
 
     def _table(self, gpa: int, shift: int, rights: int, role: str = "", frame: int = 0) -> Table:
@@ -257,6 +288,8 @@ class ShadowMmu:
         None where a table of the guest's is not in RAM.
         """
         table = self.space.top
+        if table.gpa < 0:
+            return None
         small_only = self._width == 4 and not self._cpu.cr4 & CR4_PSE
         while True:
             slot = self._slot(table, linear)
@@ -287,7 +320,8 @@ class ShadowMmu:
         """What the next table below `table` is to the monitor's window for 32-bit code."""
         if table.shift == 39:
             return _LOW if not linear >> 39 else ""
-        return _LOW_DIRECTORY if linear >> 30 == 3 else ""
+        base = self.window.base
+        return _LOW_DIRECTORY if base is not None and linear >> 30 == base >> 30 else ""
 
     # -- filling -----------------------------------------------------------------------------------------------
 
@@ -302,7 +336,7 @@ class ShadowMmu:
         mapping = paging.translate(self._cpu, linear, Access.WRITE if write else Access.READ, user)
         if memory.ram_offset(mapping.gpa) < 0 or (write and memory.watched(mapping.gpa)):
             return False
-        if self._backend.owns(linear):
+        if self._backend.owns(linear) and (linear >> 32 or self.window.base is not None):
             return False
         rights = (WRITE if mapping.writable else 0) | (USER if mapping.user else 0)
         if not (user or mapping.writable or self._cpu.cr0 & CR0_WP):

@@ -94,6 +94,17 @@ class MonitorTables:
         for step in range(0, size, _LARGE):
             self._memory.words[self._directory(linear + step)] = physical + step | flags
 
+    def unfix(self, linear: int, size: int) -> None:
+        """Take back what `fix` and `bar` set in a range, and the way to it where nothing else uses that."""
+        memory, words = self._memory, self._memory.words
+        for step in range(0, size, _LARGE):
+            words[self._directory(linear + step)] = 0
+        pdpt = memory.index(words[self._root + (linear >> 39 & 511)]) + (linear >> 30 & 511)
+        directory = memory.index(words[pdpt])
+        if not any(words[directory : directory + WORDS]):
+            memory.release(directory)
+            words[pdpt] = 0
+
     def bar(self, linear: int) -> None:
         """Keep 2 MiB from `linear` on unmapped for good."""
         self._memory.words[self._directory(linear)] = LARGE

@@ -42,7 +42,8 @@ ALLOWED = {
         "emu.errors",
     ),
     "emu.backends.*": ("isa.*", "emu.backends.base", "emu.errors", "emu.memory", "emu.pagetables"),
-    "emu.mmu": ("isa.*", "emu.backends.base", "emu.memory", "emu.pagetables", "emu.shadow"),
+    "emu.mmu": ("isa.*", "emu.backends.base", "emu.memory", "emu.pagetables", "emu.shadow", "emu.window"),
+    "emu.window": ("isa.*", "emu.memory"),
     "emu.shadow": ("emu.pagetables",), "emu.pagetables": (),
     "emu.trace": (), "emu.trace.*": ("emu.trace.*", "emu.errors", "emu.outfile", "emu.loader.symbols"),
     "emu.exits": (), "emu.errors": (), "emu.irq": (), "emu.clock": (), "emu.bus": (), "emu.watch": (),
@@ -60,11 +61,11 @@ PARTS = {
 # Concrete classes and who may name them (their own package follows ALLOWED).
 CONCRETE = ("emu.devices.*", "emu.engines.interpret", "emu.engines.translate", "emu.backends.*")
 NOT_CONCRETE = ("emu.engines.base", "emu.backends.base", "emu.devices.pci")  # the last: PciFunction is a base
-COMPOSERS = ("emu.machine", "emu.pc", "emu.cards")
+COMPOSERS = ("emu.machine", "emu.pc", "emu.cards", "emu.verify_unicorn")
 # Who may stand above the machine.
 ABOVE = {
     "emu.pc": ("emu.machine",),
-    "emu.machine": ("emu", "emu.cli_*", "emu.doctor", "emu.report", "emu.verify"),
+    "emu.machine": ("emu", "emu.cli_*", "emu.doctor", "emu.report", "emu.verify", "emu.verify_unicorn"),
     "emu.cli": ("emu.__main__",),
     "emu.cli_*": ("emu.cli", "emu.__main__"),
 }

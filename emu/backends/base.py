@@ -74,6 +74,7 @@ class Backend(Protocol):
     native: NativeUnit
     tables: TableMemory
     windows: Mapping[int, Mapping[int, int]]
+    window_size: int  # bytes of linear addresses from `layout.code_base` on that the monitor uses
     stops_whole: bool  # `stop` lands between instructions; where not, code must watch its budget instead
 
     def install(self, offset: int, code: bytes) -> None:
@@ -84,6 +85,12 @@ class Backend(Protocol):
 
     def forget(self, start: int, end: int) -> None:
         """Drop whatever the backend derived from code in [start, end), which will be reused."""
+
+    def move_window(self, base: int) -> None:
+        """Have 16- and 32-bit code reach the monitor at `base`; `layout` and `windows` change.
+
+        Roots made before are void, and so is all code of these sizes, which must have been forgotten.
+        """
 
     def owns(self, linear: int) -> bool:
         """True for an address that the monitor uses itself."""

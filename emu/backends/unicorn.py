@@ -39,7 +39,7 @@ _VOID_AT = CODE_SIZE + _DATA_PAGES
 TABLES_SIZE: Final = 48 << 20
 BASE32: Final = 0xD000_0000  # between the RAM below the hole at 3 GiB and the devices below 4 GiB
 BASE64: Final = 0xFFFF_8400_0000_0000
-_END32, _END64 = BASE32 + _VOID_AT + (2 << 20), BASE64 + _VOID_AT + (2 << 20)
+WINDOW_SIZE: Final = _VOID_AT + (2 << 20)
 LEAVE_VECTOR: Final = 0xF0
 _GDT = DATA_SIZE - 0x1000  # offsets in the monitor's data
 _STACK = DATA_SIZE - 0x2000
@@ -96,23 +96,11 @@ class UnicornBackend:
         self.data = view[TABLES_SIZE + _DATA_AT :]
         self.tables = TableMemory(view[:TABLES_SIZE].cast("Q"), PHYSICAL)
         self.fixed = MonitorTables(self.tables)
-        for base in (BASE32, BASE64):
-            code, data = PHYSICAL + TABLES_SIZE, PHYSICAL + TABLES_SIZE + CODE_SIZE
-            self.fixed.fix(base, code, CODE_SIZE, writable=False, executable=True)
-            self.fixed.fix(base + CODE_SIZE, data, _DATA_PAGES, writable=True, executable=False)
-            self.fixed.bar(base + _VOID_AT)
-        self.windows: Mapping[int, Mapping[int, int]] = {
-            shift: self.fixed.entries(shift, BASE32) for shift in (39, 30, 21)
-        }
-        self.layout = Layout(
-            code_base={16: BASE32, 32: BASE32, 64: BASE64},
-            data_base={16: BASE32 + _DATA_AT, 32: BASE32 + _DATA_AT, 64: BASE64 + _DATA_AT},
-            code_start=_CODE_START,
-            code_size=CODE_SIZE,
-            data_size=DATA_SIZE - 0x4000,
-            leave=bytes((0xCD, LEAVE_VECTOR)),
-            void={16: BASE32 + _VOID_AT, 32: BASE32 + _VOID_AT, 64: BASE64 + _VOID_AT},
-        )
+        self._fix(BASE64)
+        self._fix(BASE32)
+        self._low = BASE32
+        self.layout = self._lay_out()
+        self.windows = self._find_windows()
         self._tlb_stale = False
         self._born = time.monotonic()
         self._grows = self._born  # when the TLB gets its next chance to grow
@@ -134,6 +122,37 @@ class UnicornBackend:
         self.native: NativeUnit = CacheUnit(self, _PLACES, _CODE_START - _PLACES, DATA_SIZE - 0x4000)
 
     # -- set-up ------------------------------------------------------------------------------------------------
+
+    def _fix(self, base: int) -> None:
+        """Map a window: code, data, and what no access ever reaches."""
+        code, data = PHYSICAL + TABLES_SIZE, PHYSICAL + TABLES_SIZE + CODE_SIZE
+        self.fixed.fix(base, code, CODE_SIZE, writable=False, executable=True)
+        self.fixed.fix(base + CODE_SIZE, data, _DATA_PAGES, writable=True, executable=False)
+        self.fixed.bar(base + _VOID_AT)
+
+    def _lay_out(self) -> Layout:
+        low = self._low
+        return Layout(
+            code_base={16: low, 32: low, 64: BASE64},
+            data_base={16: low + _DATA_AT, 32: low + _DATA_AT, 64: BASE64 + _DATA_AT},
+            code_start=_CODE_START,
+            code_size=CODE_SIZE,
+            data_size=DATA_SIZE - 0x4000,
+            leave=bytes((0xCD, LEAVE_VECTOR)),
+            void={16: low + _VOID_AT, 32: low + _VOID_AT, 64: BASE64 + _VOID_AT},
+        )
+
+    def _find_windows(self) -> Mapping[int, Mapping[int, int]]:
+        return {shift: self.fixed.entries(shift, self._low) for shift in (39, 30, 21)}
+
+    window_size = WINDOW_SIZE
+
+    def move_window(self, base: int) -> None:
+        self.forget(_LANDING, _CODE_START)
+        self.fixed.unfix(self._low, WINDOW_SIZE)
+        self._low = base
+        self._fix(base)
+        self.layout, self.windows, self._view = self._lay_out(), self._find_windows(), None
 
     def _check(self, status: int, what: str) -> None:
         if status:
@@ -233,7 +252,7 @@ class UnicornBackend:
                 "<Q", self.data, _GDT + 8 * (slot + number), descriptor(0 if number == 1 else base, 0xFFFFF, attr)
             )
         selectors = [slot + n << 3 | (cpl if n in (1, 2) else 3) for n in range(6)]
-        landing = (BASE64 if mode == 64 else BASE32) + _LANDING
+        landing = self.layout.code_base[mode] + _LANDING
         struct.pack_into("<5Q", self.data, _STACK, landing, selectors[1], 0x202, 0x8000, selectors[2])
         self._buffer[:] = self._kernel
         regs = [0] * 16
@@ -259,11 +278,12 @@ class UnicornBackend:
     def forget(self, start: int, end: int) -> None:
         if start == end:
             return  # Unicorn refuses an empty range
-        for base in (BASE32, BASE64):
-            self._uc.ctl_remove_cache(base + start, base + end)
+        # by the window that every root has: what was made at the other one is found by its physical address
+        self._uc.ctl_remove_cache(BASE64 + start, BASE64 + end)
 
     def owns(self, linear: int) -> bool:
-        return BASE32 <= linear < _END32 or BASE64 <= linear < _END64
+        low = self._low
+        return low <= linear < low + WINDOW_SIZE or BASE64 <= linear < BASE64 + WINDOW_SIZE
 
     def set_root(self, physical: int) -> None:
         # At once: when code is patched the machine looks for it by its present tables, and the old ones may be gone.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from emu.backends.base import Layout
+from emu.backends.base import Backend
 from emu.dbt.block import Block
 from emu.dbt.cache import CodeCache
 from emu.dbt.discover import MAX_RUN, discover
@@ -23,9 +23,9 @@ NextPage = Callable[[int, bool], tuple[int, bytes]]
 class Translator:
     """Discovers, rewrites and installs runs of blocks."""
 
-    def __init__(self, memory: GuestMemory, cache: CodeCache, layout: Layout, *, apart: bool = False) -> None:
+    def __init__(self, memory: GuestMemory, cache: CodeCache, backend: Backend, *, apart: bool = False) -> None:
         """`apart`: every block is translated by itself, and nothing leads from one to another but the monitor."""
-        self._memory, self._cache, self._layout = memory, cache, layout
+        self._memory, self._cache, self._backend = memory, cache, backend
         self._apart = apart
         self._decoders = {mode: Decoder(mode) for mode in (16, 32, 64)}
 
@@ -90,7 +90,7 @@ class Translator:
         table = self._cache.table(mode)
         if table is None:
             raise RuntimeError("no jump table is free: has_room was not asked")
-        return Target(mode.mode, self._layout, table.offset, mode.through_gs)
+        return Target(mode.mode, self._backend.layout, table.offset, mode.through_gs)
 
     def _new_starts(
         self, starts: list[int], pcs: list[int], mode: BlockMode, pc: int, linear: int, physical: int

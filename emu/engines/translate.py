@@ -71,16 +71,15 @@ class TranslateEngine:
         self._cpu, self._memory, self._backend = cpu, memory, backend
         exact = exact or not backend.stops_whole
         self._interpreter = Interpreter(cpu)
-        self._mmu = ShadowMmu(cpu, memory, backend)
         memory.on_watch_change.append(cpu.page_watched)
         memory.on_watched_write = self._written
         self.cache = CodeCache(backend, memory.watch, memory.unwatch, cache_limit)
         self._reach = Reach(self.cache)
+        self._mmu = ShadowMmu(cpu, memory, backend, self._move_window)
         self._modes = Modes(exact)
         self._observe = observe
-        self._translator = Translator(memory, self.cache, backend.layout, apart=observe is not None)
+        self._translator = Translator(memory, self.cache, backend, apart=observe is not None)
         self._leave_size = len(backend.layout.leave)
-        self._void = backend.layout.void
         self._mode = self._modes.mode(cpu)
         self._words = backend.data[:0x1000].cast("I")
         self._charged = 0  # instructions retired, counting blocks being executed as a whole
@@ -285,7 +284,7 @@ class TranslateEngine:
             raise RuntimeError(f"trap {trap.vector} at cache offset {trap.pc:#x}, where no block lies")
         index = block_hit.piece_at(trap.pc)
         if trap.vector == PAGE_FAULT:
-            if trap.cr2 == self._void[block_hit.mode.mode]:
+            if trap.cr2 == self._backend.layout.void[block_hit.mode.mode]:
                 return self._indirect(block_hit, index, trap.pc)
             linear = trap.cr2 if block_hit.mode.mode == 64 else trap.cr2 & _M32
             try:
@@ -450,6 +449,8 @@ class TranslateEngine:
         if self._stale:
             self._apply_stale()
         self._mode = self._modes.mode(cpu)
+        if self._mode.mode != 64 and not self._mmu.window.wanted and cpu.long_mode:
+            self._mmu.want_window()
         self._counters.dispatches += 1
         block = self._block_at(cpu.rip)
         if block is not None and self._observe is not None:
@@ -472,7 +473,7 @@ class TranslateEngine:
         if mmu.changed_everywhere:
             mmu.changed_everywhere = False
             self.cache.forget_user_targets()
-            reach.revalidate(self._code_page)
+            reach.revalidate(lambda _linear, _user: -1)  # no table knows any more which pages of code depend on it
             return
         if switched or any(user for _, user in lost):
             self.cache.forget_user_targets()
@@ -528,6 +529,16 @@ class TranslateEngine:
         self.cache.flush()
         self._reach.clear()
 
+    def _move_window(self, base: int) -> None:
+        """The guest needs the addresses at which 16- and 32-bit code reaches the monitor."""
+        self._flush()
+        self._backend.move_window(base)
+
     def _written(self, gpa: int, size: int) -> None:
+        window = self._mmu.window
+        for page in range(gpa >> 12, (gpa + size - 1 >> 12) + 1):
+            window.written(page)
+        if window.touched:
+            self._stale.append(None)
         if self.cache.written(gpa, size):
             self._counters.exits["code write"] += 1

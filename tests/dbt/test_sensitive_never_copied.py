@@ -49,7 +49,7 @@ def world() -> Iterator[tuple[GuestMemory, UnicornBackend, Translator]]:
     memory = GuestMemory(2 << 20, Bus("memory"))
     backend = UnicornBackend(memory)
     cache = CodeCache(backend, memory.watch, memory.unwatch)
-    yield memory, backend, Translator(memory, cache, backend.layout)
+    yield memory, backend, Translator(memory, cache, backend)
     backend.close()
     memory.close()
 
