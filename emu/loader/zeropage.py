@@ -37,7 +37,8 @@ def build(memory: GuestMemory, setup: bytes, load_address: int, rsdp: int) -> by
     struct.pack_into("<I", params, _ALT_MEM_K, above)
     struct.pack_into("<H", params, _VID_MODE, 0xFFFF)
     params[_TYPE_OF_LOADER] = _UNKNOWN_LOADER
-    struct.pack_into("<I", params, _CODE32_START, load_address)
+    # 32 bits only, which a kernel above 4 GiB does without: it is entered by the 64-bit protocol
+    struct.pack_into("<I", params, _CODE32_START, load_address if load_address >> 32 == 0 else 0)
     rows = memory.e820()
     params[_E820_ENTRIES] = len(rows)
     for number, row in enumerate(rows):
