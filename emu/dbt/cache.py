@@ -288,11 +288,16 @@ class Reach:
         self._tops: dict[int, int] = {}  # the guest's topmost entries for them, when their pages were last looked at
 
     def add(self, block: Block, top_entry: Callable[[int], int]) -> None:
-        key = (block.linear >> PAGE_SHIFT, block.mode.user)
+        self._add(block, block.linear, block.spans[0][0], top_entry)
+        if len(block.spans) > 1:  # its instruction goes on in the next page, which can be mapped elsewhere alone
+            self._add(block, (block.linear | 0xFFF) + 1, block.spans[1][0], top_entry)
+
+    def _add(self, block: Block, linear: int, physical: int, top_entry: Callable[[int], int]) -> None:
+        key = (linear >> PAGE_SHIFT, block.mode.user)
         entry = self._pages.get(key)
         if entry is None:
-            entry = self._pages[key] = (block.spans[0][0] >> PAGE_SHIFT, set())
-            group = block.linear & -(1 << (39 if block.linear >> 32 else 22))
+            entry = self._pages[key] = (physical >> PAGE_SHIFT, set())
+            group = linear & -(1 << (39 if linear >> 32 else 22))
             if group not in self._groups:
                 self._groups[group] = set()
                 self._tops[group] = top_entry(group)

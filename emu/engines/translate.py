@@ -19,10 +19,11 @@ from emu.engines.base import EngineCounters
 from emu.exits import Budget, Exit, Fault, Halt
 from emu.memory import GuestMemory
 from emu.mmu import ShadowMmu
-from isa.base import Access, GuestFault, Interrupted
+from isa.base import GuestFault, Interrupted
 from isa.x86 import paging
 from isa.x86.cpu import Cpu
 from isa.x86.emit import BUDGET, PENDING, SELECTORS, SPILL, VIRTUAL_IF
+from isa.x86.incache import LOOKUP_SPILLS
 from isa.x86.interp import Interpreter
 from isa.x86.rewrite import BlockMode, Site, SiteKind
 from isa.x86.sensitive import IN_CACHE
@@ -279,6 +280,10 @@ class TranslateEngine:
                     return self._callout(block, site.index, trap.pc)
                 case SiteKind.BUDGET:
                     return self._overdrawn(block, site.index, trap.pc)
+        if trap.vector == PAGE_FAULT:
+            found = self.cache.sites.get(trap.pc)
+            if found is not None and found[1].kind is SiteKind.LOOKUP:
+                return self._looked_up(*found)
         block_hit = self.cache.block_at(trap.pc)
         if block_hit is None:
             raise RuntimeError(f"trap {trap.vector} at cache offset {trap.pc:#x}, where no block lies")
@@ -388,12 +393,26 @@ class TranslateEngine:
         if target is None:
             return self._leave_at(block, site.target)
         if block.valid and self.cache.counters.flushes == flushes:
-            if target.linear >> 12 == block.linear >> 12:
+            if target.linear >> 12 == block.linear >> 12 and len(target.spans) == 1:
                 self.cache.link(behind, target)
             elif not target.mode.user:
                 self._reach.add(target, self._mmu.top_entry)
                 self.cache.link(behind, target)
         return target.code.entry
+
+    def _looked_up(self, block: Block, site: Site) -> int:
+        """A direct branch of user code to another page found no entry in the jump table: make one, and go on there."""
+        self._leave_at(block, site.target)
+        for reg, slot in LOOKUP_SPILLS:
+            at = SPILL[slot] >> 2
+            self._cpu.regs[reg] = self._words[at] | (self._words[at + 1] << 32 if block.mode.mode == 64 else 0)
+        self._counters.exits["link"] += 1
+        pc = self._go_on()
+        if pc >= 0 and self._observe is None:
+            target = self.cache.block_at(pc)
+            if target is not None:
+                self._translator.publish(target)
+        return pc
 
     def _leave_at(self, block: Block, pc: int) -> int:
         """Leave the cache behind `block`, which is complete, with the guest at `pc`."""
@@ -513,12 +532,11 @@ class TranslateEngine:
 
     def _second_page_same(self, block: Block) -> bool:
         linear = (block.linear | 0xFFF) + 1
-        gpa = paging.translate(self._cpu, linear, Access.EXECUTE, block.mode.user).gpa
-        return gpa == block.spans[1][0]
+        return self._mmu.code_page(linear, block.mode.user) << 12 == block.spans[1][0]
 
     def _rest_of_insn(self, linear: int, mode_user: bool) -> tuple[int, bytes]:
         """Physical address and bytes of the page behind `linear`, for an instruction that reaches into it."""
-        gpa = paging.translate(self._cpu, linear, Access.EXECUTE, mode_user).gpa
+        gpa = self._mmu.code_page(linear, mode_user) << 12
         if self._memory.ram_offset(gpa) < 0:
             return gpa, self._memory.read(gpa, 8).to_bytes(8, "little") + self._memory.read(gpa + 8, 8).to_bytes(
                 8, "little"

@@ -152,6 +152,17 @@ class Emitter:
         """LEA reg, [the jump table]."""
         self._data_operand(b"\x8d", reg, self.target.table)
 
+    def load_constant(self, reg: int, value: int) -> None:
+        """MOV reg, value in 32- and 64-bit code (registers 0..7)."""
+        if not self._wide:
+            self.code += bytes((0xB8 | reg,)) + struct.pack("<I", value)
+            return
+        signed = value - (1 << 64) if value >> 63 else value
+        if INT32_MIN <= signed <= INT32_MAX:
+            self.code += bytes((0x48, 0xC7, 0xC0 | reg)) + struct.pack("<i", signed)
+        else:
+            self.code += bytes((0x48, 0xB8 | reg)) + struct.pack("<Q", value)
+
     def void_address(self, reg: int) -> None:
         """The address at which every access faults, in a register (not r8 to r15)."""
         void = self.target.layout.void[self.mode]

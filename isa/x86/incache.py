@@ -14,6 +14,7 @@ from isa.x86.emit import PENDING, TABLE_SLOTS, VIRTUAL_IF, Emitter
 from isa.x86.state import IF, IOPL, NT, RCX, RDX, RSI, TF
 
 LOOKUP_SPILLS: Final = ((RCX, 0), (RDX, 1), (RSI, 2))
+FAULT_SIZE: Final = 2  # bytes of the instruction that ends `lookup` and faults where nothing was found
 
 
 @dataclass(slots=True)

@@ -27,7 +27,7 @@ from isa.x86 import (
 )
 from isa.x86.blocks import Block, BlockKey, BlockStore
 from isa.x86.cpu import MASK32, MASK64, Cpu
-from isa.x86.decode import Decoder, Insn
+from isa.x86.decode import MAX_LENGTH, Decoder, Insn
 from isa.x86.operands import Binder, Op
 from isa.x86.state import CS, GP, IF, RF, TF, UD
 
@@ -84,13 +84,23 @@ def _system(insn: Insn, pc: int, name: str) -> Op:
     return sensitive_op
 
 
+def _no_instruction(cpu: Cpu, pc: int) -> None:
+    """#GP for an instruction longer than 15 bytes (SDM vol. 3, 6.15, #GP), #UD for all else that is none."""
+    code = cpu.fetch(cpu.code_linear(pc))
+    if len(code) == MAX_LENGTH and all(byte in _PREFIXES for byte in code[: MAX_LENGTH - 1]):
+        raise GuestFault(GP, 0, note="instruction longer than 15 bytes")
+    raise GuestFault(UD)
+
+
 def bind(insn: Insn, pc: int) -> Op:
     """The closure that performs `insn` at offset `pc` of its code segment on a `Cpu`.
 
     It raises GuestFault with nothing changed. Control transfers and system instructions leave the next offset in
     `cpu.rip`; all others leave `cpu.rip` alone. Bytes that are no instruction give a closure that raises #UD.
     """
-    if insn.flow is Flow.INVALID or not sensitive.lock_is_legal(insn):
+    if insn.flow is Flow.INVALID:
+        return lambda cpu: _no_instruction(cpu, pc)
+    if not sensitive.lock_is_legal(insn):
         return _undefined
     row = sensitive.row_of(insn)
     if row is not None:
@@ -226,8 +236,6 @@ class Interpreter:
                 raise GuestFault(GP, 0, note=f"instruction at {pc:#x} crosses the limit of CS")
             cpu.fetch_check(cpu.code_linear(pc + len(code)))
             raise GuestFault(UD)  # the page came within reach after all, but what was there is no instruction
-        if insn.flow is Flow.INVALID and all(byte in _PREFIXES for byte in code[:14]) and len(code) == 15:
-            raise GuestFault(GP, 0, note="instruction longer than 15 bytes")  # SDM vol. 3, 6.15, #GP
         return insn
 
     # -- many instructions --------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from isa.x86.emit import BUDGET, INT32_MAX, INT32_MIN, Emitter, Target
 from isa.x86.misexecuted import may_divide_out_of_range, misexecuted
 from isa.x86.sensitive import Row, Treatment, lock_is_legal, row_of
 from isa.x86.state import ARITH, CS, DS, ES, GS, RCX, RDI, RSI, SS
-from isa.x86.vector import EMMS, TOUCH_MMX, is_vector
+from isa.x86.vector import EMMS, TOUCH_MMX, is_sse, is_vector
 
 if TYPE_CHECKING:
     from isa.x86.operands import Op
@@ -34,12 +34,14 @@ class SiteKind(enum.Enum):
     LINK = "link"  # a direct branch whose target is not chained yet
     CALLOUT = "callout"  # emulate the instruction
     BUDGET = "budget"  # the instruction budget does not cover this block
+    LOOKUP = "lookup"  # as LINK, but never chained: the jump table has no entry for the target
 
 
 @dataclass(slots=True)
 class Site:
     """One exit: `index` is the instruction's number in the block; LINK: `target` (guest pc) and the displacement's
-    cache offset `patch_at`, which points to this exit's own `stub` until it is chained."""
+    cache offset `patch_at`, which points to this exit's own `stub` until it is chained. A LOOKUP is identified by the
+    offset of the instruction that faults where the jump table has no entry."""
 
     kind: SiteKind
     index: int
@@ -73,7 +75,8 @@ class BlockMode:
     """Everything besides the guest's bytes and pc that translated code depends on; compared by identity, so interned.
 
     `checked` is a bit mask of segment registers whose use must be checked by the interpreter; `through_gs` tells that
-    DS is not flat and monitor data is reached through GS; `exact` that blocks test the instruction budget.
+    DS is not flat and monitor data is reached through GS; `exact` that blocks test the instruction budget; `no_sse`
+    that CR4.OSFXSR is clear, so that SSE instructions are undefined.
     """
 
     mode: int
@@ -85,6 +88,7 @@ class BlockMode:
     stack32: bool
     cs_base: int
     exact: bool
+    no_sse: bool = False
 
 
 @dataclass(slots=True)
@@ -164,7 +168,7 @@ def callout_reason(insn: Insn, mode: BlockMode) -> str:
         if inside and incache.possible(row.name, insn, mode.mode, mode.user, mode.iopl):
             return ""
         return row.name
-    if mode.fpu_traps and known.vector:
+    if known.vector and (mode.fpu_traps or (mode.no_sse and is_sse(insn))):
         return "fpu trap"
     if known.misexecuted:
         return "misexecuted"
@@ -248,6 +252,7 @@ class _Cold:
     site: Site
     sites: dict[int, Site]
     refund: int
+    leaves_page: bool
 
 
 class Rewriter:
@@ -259,6 +264,7 @@ class Rewriter:
         self._sites: dict[int, Site] = {}
         self._pieces: list[Piece] = []
         self._cold: list[_Cold] = []
+        self._pc = 0  # of the block
 
     def block(self, insns: list[Insn], pc: int, reload_prefix: bool, falls_into_next: bool) -> Code:
         """Rewrite `insns`, the block at `pc`.
@@ -267,7 +273,7 @@ class Rewriter:
         `falls_into_next`: the following block is emitted right behind.
         """
         emit = self._emit
-        self._sites, self._pieces = {}, []
+        self._sites, self._pieces, self._pc = {}, [], pc
         start = emit.at
         indirect = -1
         if reload_prefix and self._mode.mode != 16:
@@ -314,8 +320,22 @@ class Rewriter:
                 site.patch_at = emit.jump()
             site.stub = emit.at
             emit.fill_displacement(site.patch_at, site.stub)
-            cold.sites[emit.leave()] = site
+            if cold.leaves_page and self._mode.user and self._mode.mode != 16 and not self._mode.through_gs:
+                self._look_up(cold)
+            else:
+                cold.sites[emit.leave()] = site
         return bytes(emit.code)
+
+    def _look_up(self, cold: _Cold) -> None:
+        """User code is not chained across pages, because which code lies there depends on the address space."""
+        emit = self._emit
+        for reg, slot in incache.LOOKUP_SPILLS:
+            emit.spill(reg, slot)
+        emit.load_constant(RSI, cold.site.target)
+        incache.lookup(emit)
+        cold.site.kind = SiteKind.LOOKUP
+        cold.sites[emit.at - incache.FAULT_SIZE] = cold.site
+        incache.jump_to_found(emit)
 
     def _wrap(self, insn: Insn) -> int:
         return MASK64 if insn.mode == 64 else 0xFFFFFFFF
@@ -345,7 +365,8 @@ class Rewriter:
         emit.store32(RCX, BUDGET)
 
     def _link(self, index: int, target: int, patch_at: int, refund: int = 0) -> None:
-        self._cold.append(_Cold(Site(SiteKind.LINK, index, target, patch_at), self._sites, refund))
+        leaves_page = (target ^ self._pc) >> 12 != 0
+        self._cold.append(_Cold(Site(SiteKind.LINK, index, target, patch_at), self._sites, refund, leaves_page))
 
     def _callout(self, piece: Piece, index: int, reason: str) -> None:
         piece.reason = reason

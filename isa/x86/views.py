@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from isa.x86.cpu import Cpu
 from isa.x86.rewrite import BlockMode
-from isa.x86.state import ATTR_DB, ATTR_P, CR0_EM, CR0_TS, CS, DS, ES, FS, GS, IOPL, SS, Segment
+from isa.x86.state import ATTR_DB, ATTR_P, CR0_EM, CR0_TS, CR4_OSFXSR, CS, DS, ES, FS, GS, IOPL, SS, Segment
 
 _FLAT_LIMIT = 0xFFFFFFFF
 _REAL_LIMIT = 0xFFFF
@@ -28,9 +28,10 @@ class Modes:
         """The mode of code about to run on `cpu`."""
         iopl = (cpu.system_flags & IOPL) >> 12
         fpu_traps = bool(cpu.cr0 & (CR0_TS | CR0_EM))
+        no_sse = not cpu.cr4 & CR4_OSFXSR  # SSE is undefined then (SDM vol. 3, 13.1.4)
         user = cpu.cpl == 3
         if cpu.mode == 64:
-            key: tuple[object, ...] = (64, user, iopl, fpu_traps)
+            key: tuple[object, ...] = (64, user, iopl, fpu_traps, no_sse)
         else:
             # 64 KiB segments need no checks where offsets have 16 bits: the rewriter checks 32-bit ones itself
             sixteen = cpu.mode == 16
@@ -49,11 +50,12 @@ class Modes:
                 checked,
                 bool(cpu.segs[SS].attr & ATTR_DB),
                 cpu.segs[CS].base,
+                no_sse,
             )
         found = self._known.get(key)
         if found is None:
             if cpu.mode == 64:
-                found = BlockMode(64, user, iopl, fpu_traps, False, 0, True, 0, self._exact)
+                found = BlockMode(64, user, iopl, fpu_traps, False, 0, True, 0, self._exact, no_sse)
             else:
                 through_gs, checked, stack32, base = (
                     not flat,
@@ -61,6 +63,8 @@ class Modes:
                     bool(cpu.segs[SS].attr & ATTR_DB),
                     cpu.segs[CS].base,
                 )
-                found = BlockMode(cpu.mode, user, iopl, fpu_traps, through_gs, checked, stack32, base, self._exact)
+                found = BlockMode(
+                    cpu.mode, user, iopl, fpu_traps, through_gs, checked, stack32, base, self._exact, no_sse
+                )
             self._known[key] = found
         return found

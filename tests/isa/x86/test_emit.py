@@ -100,6 +100,21 @@ def test_load_selector(mode: int, size: int) -> None:
     assert behind + insn.mem.disp & wrap == LAYOUT.data_base[mode] + SELECTORS + 4
 
 
+@pytest.mark.parametrize(
+    ("mode", "value", "text"),
+    [
+        (64, 0x401000, "mov rsi, 0x401000"),
+        (64, 0xFFFFFFFF81000000, "mov rsi, -0x7f000000"),
+        (64, 0x7F0012345678, "movabs rsi, 0x7f0012345678"),
+        (32, 0xC0101234, "mov esi, 0xc0101234"),
+    ],
+)
+def test_load_constant(mode: int, value: int, text: str) -> None:
+    emitter = Emitter(Target(mode, LAYOUT, TABLES), START)
+    emitter.load_constant(6, value)
+    assert bytes(emitter.code) == assemble(mode, text)
+
+
 @pytest.mark.parametrize("mode", [32, 64])
 def test_lea(mode: int) -> None:
     emitter = Emitter(Target(mode, LAYOUT, TABLES), START)
