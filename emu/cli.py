@@ -25,6 +25,7 @@ Exit codes:
   2    usage              4    bad guest file or configuration
   6    triple fault       8    halted for good
   10   --fail-on text     12   something not implemented
+  14   a Linux guest's kernel panicked
   70   a bug in vemu      124  time-out     130  interrupted"""
 
 _ENGINES = ("translate", "interpret")
@@ -170,16 +171,25 @@ def blocks(at: int | None, limit: int | None, **options: Any) -> int:
 @click.option(
     "--every", type=click.IntRange(min=1), metavar="N", help="Compare after every N instructions, blocks chained."
 )
+@click.option(
+    "--against",
+    type=click.Choice(["translate", "unicorn"]),
+    default="translate",
+    show_default=True,
+    help="Compare the interpreter with the translator, or with plain Unicorn (by default every 1000 instructions).",
+)
 @click.option("--json", "json_", is_flag=True, help="One JSON object on standard output.")
-def verify(every: int | None, json_: bool, **options: Any) -> int:
+def verify(every: int | None, against: str, json_: bool, **options: Any) -> int:
     """Run GUEST under interpreter and translator in lockstep; end with 1 at the first difference, else with 0.
 
     The whole state is compared in front of every block, or with --every in steps (blocks being chained), and all RAM
     from time to time. Guest time comes from the instructions, so that every run is the same.
+
+    Plain Unicorn delivers no interrupts and exceptions: against it, a guest that needs one is compared up to there.
     """
     from emu.cli_verify import verify_guest
 
-    return verify_guest(_config(**options), every, json_)
+    return verify_guest(_config(**options), every, against, json_)
 
 
 @cli.command()

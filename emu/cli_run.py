@@ -22,8 +22,8 @@ from emu.report import as_json, is_terminal, print_blocks, print_ending, print_s
 from emu.terminal import RawTerminal, ScreenPainter, in_foreground, screen_as_text
 
 _ABNORMAL: Final = frozenset((
-    EndReason.FAILED_ON, EndReason.TRIPLE_FAULT, EndReason.HALTED, EndReason.TIMEOUT, EndReason.INSTRUCTIONS,
-    EndReason.NOT_IMPLEMENTED,
+    EndReason.FAILED_ON, EndReason.PANIC, EndReason.TRIPLE_FAULT, EndReason.HALTED, EndReason.TIMEOUT,
+    EndReason.INSTRUCTIONS, EndReason.NOT_IMPLEMENTED,
 ))  # fmt: skip
 
 

@@ -13,11 +13,12 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from emu.config import MachineConfig
 from emu.verify import Lockstep, Verdict
+from emu.verify_unicorn import STEPS, UnicornComparison
 
 DIVERGED = 1
 
 
-def verify_guest(config: MachineConfig, every: int | None, as_json: bool) -> int:
+def verify_guest(config: MachineConfig, every: int | None, against: str, as_json: bool) -> int:
     """Compare, report, and return the exit code: 1 for a difference, else 0, whatever the guest's own is."""
     limit = config.max_instructions
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
@@ -28,8 +29,12 @@ def verify_guest(config: MachineConfig, every: int | None, as_json: bool) -> int
         def show(instructions: int) -> None:
             progress.update(task, description=f"{instructions:,} instructions compared")
 
-        lockstep = Lockstep(config, show)
-        verdict = lockstep.by_block(limit) if every is None else lockstep.by_steps(every, limit)
+        if against == "unicorn":
+            verdict = UnicornComparison(config, show).run(every or STEPS, limit)
+        elif every is None:
+            verdict = Lockstep(config, show).by_block(limit)
+        else:
+            verdict = Lockstep(config, show).by_steps(every, limit)
     if as_json:
         click.echo(json.dumps(_record(verdict), indent=2))
     else:
@@ -43,6 +48,8 @@ def _record(verdict: Verdict) -> dict[str, object]:
         "instructions": verdict.instructions,
         "comparisons": verdict.comparisons,
         "ending": None if verdict.ending is None else verdict.ending.reason.value,
+        "stopped": verdict.stopped,
+        "known": verdict.known,
         "divergence": None if found is None else dataclasses.asdict(found),
     }
 
@@ -51,9 +58,16 @@ def _lines(verdict: Verdict) -> list[str]:
     """The report; a difference comes with the block before it and the command that shows it again."""
     found = verdict.divergence
     if found is None:
-        end = "the limit was reached" if verdict.ending is None else verdict.ending.detail
-        return [f"no difference in {verdict.instructions:,} instructions ({verdict.comparisons:,} comparisons); {end}"]
+        if verdict.stopped is not None:
+            end = f"not compared further: {verdict.stopped}"
+        else:
+            end = "the limit was reached" if verdict.ending is None else verdict.ending.detail
+        agreed = f"no difference in {verdict.instructions:,} instructions ({verdict.comparisons:,} comparisons); {end}"
+        return [agreed, *(f"passed over: {note}" for note in verdict.known)]
     lines = [f"difference after {found.retired:,} instructions:", *(f"  {line}" for line in found.differences)]
     if found.block:
-        lines += ["the block before it:", *(f"  {line}" for line in found.block)]
+        lines += [
+            "executed before it:" if len(found.block) == 1 else "the block before it:",
+            *(f"  {line}" for line in found.block),
+        ]
     return [*lines, f"again: {shlex.join(['vemu', *sys.argv[1:]])}"]

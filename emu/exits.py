@@ -112,6 +112,7 @@ class EndReason(enum.Enum):
     POWER_OFF = "power-off"
     DEBUG_EXIT = "debug-exit"
     EXPECTED = "expected-text"
+    PANIC = "panic"
     FAILED_ON = "fail-on-text"
     TRIPLE_FAULT = "triple-fault"
     HALTED = "halted-for-good"

@@ -27,10 +27,11 @@ from emu.loader.image import GuestImage, LoadedGuest, LoadOptions
 from emu.memory import GuestMemory
 from emu.monitor import Monitor, Ports
 from emu.pc import Drives, Outlets, Pc
-from emu.watch import TextWatch
+from emu.watch import PanicWatch, TextWatch
 from isa.x86.cpu import Cpu
 from isa.x86.state import RDX
 
+_PANIC_CODE = 14
 _YOUNG = 200_000  # objects more than before, at which the garbage collector looks at the new ones during a run
 
 Output = Callable[[bytes], None]
@@ -104,6 +105,7 @@ class Machine:
         self._console = console or _discard
         self._serial_out = serial or _discard
         self._watch = TextWatch(config.expect, config.fail_on, self._expected, self._failed)
+        self._panic = PanicWatch(self._panicked)
         self.mmio = Bus("memory")
         self.ports = Bus("port")
         rom = check_size(guest) if config.format == "firmware" else 0
@@ -233,6 +235,8 @@ class Machine:
     def _console_written(self, data: bytes) -> None:
         self._console(data)
         self._watch.feed(data)
+        if self._is_linux():
+            self._panic.feed(data)
 
     def _debug_exit(self, value: int) -> None:
         status = value << 1 | 1
@@ -245,14 +249,21 @@ class Machine:
     def _failed(self, text: str) -> None:
         self._monitor.end(Ending(EndReason.FAILED_ON, 10, f"the console showed {text!r} (--fail-on)"))
 
+    def _panicked(self, message: str) -> None:
+        self._monitor.end(Ending(EndReason.PANIC, _PANIC_CODE, f"the guest's kernel says: {message}"))
+
     def _look_at_screen(self) -> None:
         self._watch.look("\n".join(self._board.vga.text()))
         self.clock.at(self.clock.now() + _LOOK_AT_SCREEN, self._look_at_screen)
 
     def _reset(self) -> None:
+        if self._panic.message is not None:
+            self._panicked(self._panic.message)
         self._monitor.end(Ending(EndReason.RESET, 0, "the guest reset the machine"))
 
     def _power_off(self) -> None:
+        if self._panic.message is not None:
+            self._panicked(self._panic.message)
         self._monitor.end(Ending(EndReason.POWER_OFF, 0, "the guest switched the machine off"))
 
     # -- running -----------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from isa.x86.decode import Insn
 from isa.x86.state import ARITH, REG_NAMES, SEG_NAMES
 from isa.x86.undefined import undefined_after
 
-_MEMORY_EVERY: Final = 2_000_000  # instructions between two comparisons of all RAM
+MEMORY_EVERY: Final = 2_000_000  # instructions between two comparisons of all RAM
 _MOST_FAULTS: Final = 4  # delivered one after the other with no instruction in between
 _SLICE: Final = 1 << 20
 _SCALARS: Final = (
@@ -43,12 +43,18 @@ class Divergence:
 
 @dataclass(slots=True)
 class Verdict:
-    """What a verification found; `ending` is how the guest itself ended (None: the limit was reached first)."""
+    """What a verification found; `ending` is how the guest itself ended (None: something else came first).
+
+    `stopped` tells what the other side cannot do, where that ended the comparison before the guest did; `known` names
+    differences that are errors of the other side and were passed over.
+    """
 
     divergence: Divergence | None = None
     ending: Ending | None = None
     instructions: int = 0
     comparisons: int = 0
+    stopped: str | None = None
+    known: list[str] = field(default_factory=list)
 
 
 class _Diverged(Exception):
@@ -59,13 +65,21 @@ class _Diverged(Exception):
         self.divergence = divergence
 
 
+def comparable(config: MachineConfig, engine: str) -> MachineConfig:
+    """The same guest under `engine`, with time counted in instructions and nothing but the guest to end it."""
+    return dataclasses.replace(
+        config, engine=engine, deterministic=True, timeout=None, expect=None, fail_on=None, max_instructions=None
+    )
+
+
 def _hex(value: object) -> str:
     return f"{value:#x}" if isinstance(value, int) else str(value)
 
 
-def _difference(name: str, ours: object, theirs: object) -> str:
+def difference(name: str, ours: object, theirs: object, other: str = "translated") -> str:
+    """One line: what the interpreter has, and what the other side."""
     bits = f" (bits {ours ^ theirs:#x})" if isinstance(ours, int) and isinstance(theirs, int) else ""
-    return f"{name}: interpreted {_hex(ours)}, translated {_hex(theirs)}{bits}"
+    return f"{name}: interpreted {_hex(ours)}, {other} {_hex(theirs)}{bits}"
 
 
 def state_differences(one: Cpu, other: Cpu, ignored_flags: int = 0) -> list[str]:
@@ -73,30 +87,35 @@ def state_differences(one: Cpu, other: Cpu, ignored_flags: int = 0) -> list[str]
     out = []
     if one.regs != other.regs or one.rip != other.rip:
         pairs = zip((*REG_NAMES, "rip"), (*one.regs, one.rip), (*other.regs, other.rip), strict=True)
-        out += [_difference(name, a, b) for name, a, b in pairs if a != b]
+        out += [difference(name, a, b) for name, a, b in pairs if a != b]
     if (one.rflags ^ other.rflags) & ~ignored_flags:
-        out.append(_difference("rflags", one.rflags, other.rflags))
+        out.append(difference("rflags", one.rflags, other.rflags))
     if one.segs != other.segs:
         named = zip(SEG_NAMES, one.segs, other.segs, strict=True)
-        out += [_difference(name, str(a), str(b)) for name, a, b in named if a != b]
+        out += [difference(name, str(a), str(b)) for name, a, b in named if a != b]
     for name in ("gdtr", "idtr", "ldtr", "tr", "dr"):
         if getattr(one, name) != getattr(other, name):
-            out.append(_difference(name, str(getattr(one, name)), str(getattr(other, name))))
+            out.append(difference(name, str(getattr(one, name)), str(getattr(other, name))))
     for name in _SCALARS:
         if getattr(one, name) != getattr(other, name):
-            out.append(_difference(name, getattr(one, name), getattr(other, name)))
+            out.append(difference(name, getattr(one, name), getattr(other, name)))
     return out
 
 
-def memory_differences(one: Machine, other: Machine) -> list[str]:
-    """The first difference of the RAM contents, if there is one."""
+def first_difference(one: Machine, other: Machine) -> int:
+    """Offset in RAM of the first byte that differs, or -1."""
     ours, theirs = one.memory.ram, other.memory.ram
     for start in range(0, len(ours), _SLICE):
         a, b = bytes(ours[start : start + _SLICE]), bytes(theirs[start : start + _SLICE])
         if a != b:
-            at = next(i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y)
-            return [_difference(f"byte at RAM offset {start + at:#x}", a[at], b[at])]
-    return []
+            return start + next(i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y)
+    return -1
+
+
+def memory_differences(one: Machine, other: Machine, name: str = "translated") -> list[str]:
+    """The first difference of the RAM contents, if there is one."""
+    at = first_difference(one, other)
+    return [] if at < 0 else [difference(f"byte at RAM offset {at:#x}", one.memory.ram[at], other.memory.ram[at], name)]
 
 
 @dataclass(slots=True)
@@ -111,15 +130,13 @@ class Lockstep:
     _last: list[Block] = field(init=False, default_factory=list)  # the blocks since the last comparison
     _since: int = field(init=False, default=0)  # instructions retired at the last comparison
     _undefined: int = field(init=False, default=0)
-    _memory_at: int = field(init=False, default=_MEMORY_EVERY)
+    _memory_at: int = field(init=False, default=MEMORY_EVERY)
 
     def _open(self, observed: bool) -> None:
-        config = dataclasses.replace(self.config, deterministic=True, timeout=None, expect=None, fail_on=None)
-        config = dataclasses.replace(config, max_instructions=None)
-        self.reference = Machine(dataclasses.replace(config, engine="interpret"))
+        self.reference = Machine(comparable(self.config, "interpret"))
         observe = self._observe if observed else None
-        self.subject = Machine(dataclasses.replace(config, engine="translate"), observe=observe)
-        self._memory_at = _MEMORY_EVERY
+        self.subject = Machine(comparable(self.config, "translate"), observe=observe)
+        self._memory_at = MEMORY_EVERY
 
     def _close(self) -> None:
         self.reference.close()
@@ -148,7 +165,7 @@ class Lockstep:
         memory = subject.retired >= self._memory_at
         self._compare(block, memory)
         if memory:
-            self._memory_at = subject.retired + _MEMORY_EVERY
+            self._memory_at = subject.retired + MEMORY_EVERY
             if self.progress is not None:
                 self.progress(subject.retired)
 
@@ -212,7 +229,7 @@ class Lockstep:
         one, other = self.reference, self.subject
         memory = other.state.retired >= self._memory_at
         if memory:
-            self._memory_at = other.state.retired + _MEMORY_EVERY
+            self._memory_at = other.state.retired + MEMORY_EVERY
             if self.progress is not None:
                 self.progress(other.state.retired)
         unit, units = one.state.native, other.state.native

@@ -1,8 +1,11 @@
-"""Waits for text on the console (`--expect`, `--fail-on`)."""
+"""Waits for text on the console: `--expect`, `--fail-on`, and the panic of a Linux kernel."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
+
+_LONGEST_LINE: Final = 4096
 
 
 class TextWatch:
@@ -39,6 +42,30 @@ class TextWatch:
                 self._wanted = []
                 call(text)
                 return
+
+
+class PanicWatch:
+    """Follows the console of a Linux kernel; `message` is what it says of its panic, None as long as it has not.
+
+    `ended` is called behind the panic's last line. With panic= on its command line a kernel resets the machine instead.
+    """
+
+    _BEGIN, _END = b"Kernel panic - not syncing", b"---[ end Kernel panic"
+
+    def __init__(self, ended: Callable[[str], None]) -> None:
+        self._ended = ended
+        self._line = b""
+        self.message: str | None = None
+
+    def feed(self, data: bytes) -> None:
+        """Console bytes as they come."""
+        *lines, self._line = (self._line + data).split(b"\n")
+        for line in lines:
+            if self._END in line and self.message is not None:
+                self._ended(self.message)
+            elif self._BEGIN in line and self.message is None:
+                self.message = line[line.index(self._BEGIN) :].decode("utf-8", "replace").strip()
+        self._line = self._line[-_LONGEST_LINE:]
 
 
 def _bytes(text: str) -> bytes:

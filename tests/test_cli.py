@@ -20,6 +20,7 @@ from PIL import Image
 from emu.__main__ import main
 from emu.cli import cli
 from guests import catalogue
+from isa.x86.interp import BINDERS
 from isa.x86.rewrite import Rewriter
 
 SCRIPT = Path(sys.executable).with_name("vemu")
@@ -442,6 +443,21 @@ def test_verify_finds_no_difference(vemu: Vemu) -> None:
     assert (done.code, done.out.startswith("no difference in 426 instructions (")) == (0, True)
     record = json.loads(vemu("verify", "hello32", "--every", "100", "--json").out)
     assert (record["divergence"], record["instructions"], record["ending"]) == (None, 426, "debug-exit")
+
+
+def test_verify_against_unicorn(vemu: Vemu, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = vemu("verify", "hello64", "--against", "unicorn")
+    assert (done.code, done.out.startswith("no difference in 426 instructions (1 comparisons)")) == (0, True)
+    done = vemu("verify", "kernel32", "--against", "unicorn")
+    assert (done.code, "not compared further: #DE: plain Unicorn delivers no exceptions" in done.out) == (0, True)
+    record = json.loads(vemu("verify", "kernel32", "--against", "unicorn", "--every", "7", "--json").out)
+    assert (record["divergence"], record["ending"], record["stopped"][:3]) == (None, None, "#DE")
+    monkeypatch.setitem(BINDERS, 0x8D, lambda insn, pc: lambda cpu: None)  # LEA does nothing
+    done = vemu("verify", "hello64", "--against", "unicorn")
+    assert done.code == 1
+    assert "difference after 1 instructions:" in done.out
+    assert "rsi: interpreted 0x0, Unicorn 0x100011 (bits 0x100011)" in done.out
+    assert "executed before it:\n  0x100000  lea rsi, [rip + 0xa]" in done.out
 
 
 def test_verify_reports_a_difference(vemu: Vemu, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,32 @@
+"""Text awaited on the console, and the panic of a Linux kernel."""
+
+from __future__ import annotations
+
+from emu.watch import PanicWatch, TextWatch
+
+
+def test_text_split_over_pieces_is_found() -> None:
+    seen: list[str] = []
+    watch = TextWatch("ready", "wrong", seen.append, seen.append)
+    for piece in (b"...re", b"a", b"dy wrong"):
+        watch.feed(piece)
+    assert seen == ["ready"]
+
+
+def test_a_panic_is_told_when_its_last_line_is_complete() -> None:
+    seen: list[str] = []
+    watch = PanicWatch(seen.append)
+    watch.feed(b"[ 1.0] Kernel pa")
+    watch.feed(b"nic - not syncing: VFS: no root\r\n[ 1.1] CPU: 0\n")
+    assert watch.message == "Kernel panic - not syncing: VFS: no root"
+    assert seen == []
+    watch.feed(b"[ 1.2] ---[ end Kernel panic - not syncing: VFS: no root ]---")
+    assert seen == []
+    watch.feed(b"\r\n")
+    assert seen == ["Kernel panic - not syncing: VFS: no root"]
+
+
+def test_no_panic_is_found_in_other_lines() -> None:
+    watch = PanicWatch(lambda message: None)
+    watch.feed(b"panic\nKernel panic\n---[ end Kernel panic ]---\n")
+    assert watch.message is None
