@@ -22,7 +22,7 @@ run: $(VENV)/ready ## Boot a bundled guest
 	$(BIN)/vemu run hello64 --success-code 33
 
 test: $(VENV)/ready ## Run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 lint: $(VENV)/ready ## Check style and types
 	$(BIN)/ruff check .

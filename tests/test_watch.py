@@ -8,7 +8,7 @@ from emu.watch import PanicWatch, TextWatch
 def test_text_split_over_pieces_is_found() -> None:
     seen: list[str] = []
     watch = TextWatch("ready", "wrong", seen.append, seen.append)
-    for piece in (b"...re", b"a", b"dy wrong"):
+    for piece in (b"...re", b"a", b"dy", b"wrong"):
         watch.feed(piece)
     assert seen == ["ready"]
 
