@@ -32,7 +32,8 @@ from isa.x86.cpu import Cpu
 from isa.x86.state import RDX
 
 _PANIC_CODE = 14
-_YOUNG = 200_000  # objects more than before, at which the garbage collector looks at the new ones during a run
+_YOUNG = 200_000  # objects more than before, at which Python looks for cyclic garbage among the new ones in a run
+_OLD = 10_000  # such looks at the middle-aged ones before one at all objects
 
 Output = Callable[[bytes], None]
 
@@ -72,7 +73,7 @@ def seldom_collected() -> Iterator[None]:
     """Have Python look for cyclic garbage seldom: translation makes many objects that stay, and hardly any cycles."""
     kept = gc.get_threshold()
     if kept[0]:
-        gc.set_threshold(max(kept[0], _YOUNG), *kept[1:])
+        gc.set_threshold(max(kept[0], _YOUNG), kept[1], _OLD)
     try:
         yield
     finally:
