@@ -259,9 +259,11 @@ class UnicornBackend:
         regs[0], regs[1], regs[2], regs[3] = selectors[0], selectors[3], selectors[4], selectors[5]
         regs[4] = BASE64 + _DATA_AT + _STACK
         _REGS.pack_into(self._buffer, self._at.regs, *regs)
-        self._restore(self._handle, self._context)
         kept, self._handler = self._handler, _leave
-        self._check(self._start(self._handle, BASE64, 0, 0, 0), "entering the guest's privilege level")
+        self._pc = _NO_TRAP
+        while self._pc == _NO_TRAP:  # again where somebody asked for a stop meanwhile
+            self._restore(self._handle, self._context)
+            self._check(self._start(self._handle, BASE64, 0, 0, 0), "entering the guest's privilege level")
         self._handler = kept
         self._save(self._handle, self._context)
         return bytes(self._buffer)

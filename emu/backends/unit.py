@@ -77,7 +77,8 @@ class CacheUnit:
         backend.set_view(_VIEW)
         backend.push(regs, rflags)
         self._vector = -1
-        backend.run(at, self._trapped)
+        while at >= 0:  # a stop that somebody asks for meanwhile must not keep the instruction from being executed
+            at = backend.run(at, self._trapped)
         after = [0] * 16
         backend.pull(after)
         flags = backend.flags()

@@ -215,6 +215,12 @@ def test_native_unit_computes_and_keeps_vector_state(machine: UnicornBackend) ->
     assert machine.native.save()[160:168] == two
 
 
+def test_native_unit_executes_although_a_stop_is_asked_for(machine: UnicornBackend) -> None:
+    machine.stop()
+    out = machine.native.execute(bytes.fromhex("f30f7f05") + bytes(4), 4, b"\xff" * 16, [0] * 16, 2)
+    assert out.memory == bytes(16)  # movdqu m128, xmm0
+
+
 def test_native_unit_reports_undefined_instructions(machine: UnicornBackend) -> None:
     assert machine.native.execute(b"\x0f\x0b", -1, b"", [0] * 16, 2).vector == 6
 

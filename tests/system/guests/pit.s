@@ -81,7 +81,7 @@ start:
     in al, 0x42
     mov bh, al
     movzx ebx, bx
-    cmp ebx, 0xff00
+    cmp ebx, 0x8000             ; not more than 27 ms later
     setae al
     movzx eax, al
     show eax
