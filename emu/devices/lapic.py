@@ -229,8 +229,8 @@ class LocalApic:
             self._alarm.cancel()
             self._alarm = None
 
-    def _arm(self) -> None:
-        """Ask for the moment of the timer's next interrupt, if there is to be one."""
+    def _arm(self, begins: bool = False) -> None:
+        """Ask for the moment of the timer's next interrupt, if there is to be one; it may be over where it `begins`."""
         self._cancel()
         s = self.state
         entry = s.lvt[_LVT_TIMER]
@@ -247,7 +247,7 @@ class LocalApic:
         if entry & _PERIODIC:
             # periods that passed unseen are lost, as interrupts are that nobody accepted
             when = max(when, s.started + ((self._clock.now() - s.started) // period + 1) * period)
-        elif when <= self._clock.now():
+        elif when <= self._clock.now() and not begins:
             return  # it ended while it was masked
         self._alarm = self._clock.at(when, self._expire)
 
@@ -356,7 +356,7 @@ class LocalApic:
             case 0x38:
                 if s.lvt[_LVT_TIMER] & _TIMER_MODE != _DEADLINE:
                     s.initial, s.started = value, self._clock.now() if value else None
-                    self._arm()
+                    self._arm(begins=True)
             case 0x3E:
                 s.divide = value & 0xB
                 self._arm()

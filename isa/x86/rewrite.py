@@ -111,6 +111,7 @@ class Code:
 _MOST_COPIES: Final = 4  # of the body of a loop that is unrolled ...
 _UNROLLED: Final = 24  # ... and instructions in all of them
 _STRINGS: Final = {0xA4, 0xA5, 0xA6, 0xA7, 0xAA, 0xAB, 0xAC, 0xAD, 0xAE, 0xAF}
+_CMPXCHG8B: Final = 0x0FC7  # and CMPXCHG16B
 _STACK_OPS: Final = {*range(0x50, 0x62), 0x68, 0x6A, 0x8F, 0xC2, 0xC3, 0xC8, 0xC9, 0xE8, 0x9C, 0x9D}
 
 
@@ -391,6 +392,9 @@ class Rewriter:
             case Flow.NEXT:
                 if insn.opcode == EMMS:
                     self._emit.raw(TOUCH_MMX)  # Unicorn's EMMS leaves the x87 top of stack alone
+                elif insn.opcode == _CMPXCHG8B and insn.reg_field == 1:
+                    # Unicorn's takes the flags it leaves alone from what was last brought up to date: at a jump
+                    self._emit.raw((b"\x66" if insn.mode == 16 else b"") + b"\xeb\0")
                 self._copy(piece, insn, pc)
             case Flow.JUMP:
                 self._link(index, insn.target(pc), self._emit.jump())
