@@ -29,7 +29,7 @@ Exit codes:
   70   a bug in vemu      124  time-out     130  interrupted"""
 
 _ENGINES = ("translate", "interpret")
-_FORMATS = ("flat", "boot", "elf", "multiboot", "linux", "pvh", "firmware")
+_FORMATS = ("flat", "boot", "elf", "multiboot", "multiboot2", "linux", "pvh", "firmware")
 _BLOCKS_SECONDS = 2.0
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from guests import Guest
 
 ENGINES: Final = ("translate", "interpret")
-FORMATS: Final = ("flat", "boot", "elf", "multiboot", "linux", "pvh", "firmware")
+FORMATS: Final = ("flat", "boot", "elf", "multiboot", "multiboot2", "linux", "pvh", "firmware")
 MODES: Final = (16, 32, 64)
 CONSOLES: Final = ("serial", "vga", "virtio")
 DISK_INTERFACES: Final = ("ide", "virtio")

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Final
 
 from emu.errors import UsageError
-from emu.loader.boot import is_boot, load_boot
+from emu.loader import multiboot2
+from emu.loader.boot import SECTOR, is_boot, load_boot
 from emu.loader.elf import MAGIC as ELF_MAGIC
 from emu.loader.elf import load_elf
 from emu.loader.firmware import load_firmware
@@ -14,6 +15,7 @@ from emu.loader.flat import load_flat
 from emu.loader.image import GuestImage, LoadedGuest, LoadOptions
 from emu.loader.linux import is_linux, is_linux_elf, load_linux
 from emu.loader.multiboot import find_header, load_multiboot
+from emu.loader.multiboot2 import load_multiboot2
 from emu.loader.pvh import is_pvh, load_pvh
 from emu.memory import GuestMemory
 from isa.x86.state import X86State
@@ -25,6 +27,7 @@ LOADERS: Final[dict[str, Loader]] = {
     "boot": load_boot,
     "elf": load_elf,
     "multiboot": load_multiboot,
+    "multiboot2": load_multiboot2,
     "linux": load_linux,
     "pvh": load_pvh,
     "firmware": load_firmware,
@@ -36,11 +39,12 @@ _MODES: Final = {
     "boot": (16,),
     "elf": (32, 64),
     "multiboot": (32,),
+    "multiboot2": (32,),
     "linux": (32, 64),
     "pvh": (32,),
     "firmware": (16,),
 }
-_WITH_COMMAND_LINE: Final = frozenset(("multiboot", "linux", "pvh"))
+_WITH_COMMAND_LINE: Final = frozenset(("multiboot", "multiboot2", "linux", "pvh"))
 
 
 def detect(data: bytes) -> str:
@@ -51,8 +55,11 @@ def detect(data: bytes) -> str:
     """
     if is_linux(data):
         return "linux"
-    if find_header(data) is not None:
+    header = find_header(data)
+    if header is not None and not (is_boot(data) and header.offset >= SECTOR):  # else a disk with a boot loader
         return "multiboot"
+    if multiboot2.find_header(data) is not None:
+        return "multiboot2"
     if data.startswith(ELF_MAGIC):
         if is_pvh(data):
             return "pvh"
