@@ -26,7 +26,8 @@ ports                               IRQ
 080 POST code, 092 system control A
 0B2-0B3 SMI command, 600-63F power management   9
 0BE BIOS services, 0E9 debug console, 0F4 debug exit
-1F0-1F7, 3F6 IDE (with a disk)        14
+170-177, 376 IDE, second channel      15
+1F0-1F7, 3F6 IDE                      14
 2F8-2FF COM2                          3
 3C0-3DF VGA, 3F8-3FF COM1             4
 402 debug console of firmware (--bios)
@@ -65,6 +66,8 @@ COM1: Final = 0x3F8
 COM2: Final = 0x2F8
 IDE: Final = 0x1F0
 IDE_CONTROL: Final = 0x3F6
+IDE_2: Final = 0x170
+IDE_2_CONTROL: Final = 0x376
 FIRMWARE_DEBUG: Final = 0x402
 PCI: Final = 0xCF8
 
@@ -75,6 +78,7 @@ IRQ_COM1: Final = 4
 IRQ_RTC: Final = 8
 IRQ_SCI: Final = 9
 IRQ_IDE: Final = 14
+IRQ_IDE_2: Final = 15
 LOCAL_APIC: Final = 0xFEE0_0000
 PCI_CARDS: Final = 0xFEB0_0000
 IO_APIC: Final = 0xFEC0_0000

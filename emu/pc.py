@@ -140,10 +140,13 @@ class Pc:
         if config.format == "firmware":
             attached.append((boards.FIRMWARE_DEBUG, 1, debug, 0, 1))
         self.pci.add(_ISA_BRIDGE, isa_bridge(boards.PCI_ROUTES))
-        if drives.hard is not None:
-            ide = IdeChannel(clock, self._line(boards.IRQ_IDE), drives.hard)
-            attached += [(boards.IDE, 8, ide, 0, 4), (boards.IDE_CONTROL, 1, ide, CONTROL, 1)]
-            self.pci.add(_ISA_BRIDGE, piix3_ide(), 1)
+        for at, control, irq, disk in (
+            (boards.IDE, boards.IDE_CONTROL, boards.IRQ_IDE, drives.hard),
+            (boards.IDE_2, boards.IDE_2_CONTROL, boards.IRQ_IDE_2, None),
+        ):
+            channel = IdeChannel(clock, self._line(irq), disk)
+            attached += [(at, 8, channel, 0, 4), (control, 1, channel, CONTROL, 1)]
+        self.pci.add(_ISA_BRIDGE, piix3_ide(), 1)
         self.pci.add(_ISA_BRIDGE, PowerFunction(boards.POWER_MANAGEMENT, boards.IRQ_SCI, self._power_moved), 3)
         for where, length, device, base, width in attached:
             ports.attach(where, length, device, base, width)

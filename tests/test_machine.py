@@ -95,11 +95,11 @@ def test_ports_nobody_claims_read_as_ones(machine: Build) -> None:
 
 def test_devices_must_not_overlap(machine: Build) -> None:
     with machine(SPIN) as one:
-        with pytest.raises(ValueError, match=r"register at 0x3f0\+0x9 overlaps com1 at 0x3f8\+0x8"):
-            one.add_port_device(0x3F0, 9, Register())
-        one.add_port_device(0x3F0, 8, Register())
+        with pytest.raises(ValueError, match=r"register at 0x2f0\+0x9 overlaps com2 at 0x2f8\+0x8"):
+            one.add_port_device(0x2F0, 9, Register())
+        one.add_port_device(0x2F0, 8, Register())
         with pytest.raises(ValueError, match="overlaps register"):
-            one.add_port_device(0x3F7, 1, Register())
+            one.add_port_device(0x2F7, 1, Register())
         with pytest.raises(ValueError, match="overlaps RAM"):
             one.add_memory_device(0x1000, 0x1000, Register())
         with pytest.raises(ValueError, match="overlaps RAM"):

@@ -40,7 +40,7 @@ _MODES: Final = {
     "elf": (32, 64),
     "multiboot": (32,),
     "multiboot2": (32,),
-    "linux": (32, 64),
+    "linux": (16, 32, 64),
     "pvh": (32,),
     "firmware": (16,),
 }

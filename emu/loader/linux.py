@@ -4,7 +4,7 @@ A bzImage is a boot stub around a packed ELF kernel. The kernel is unpacked here
 that the guest starts where the stub would have jumped to; it lies where it was linked to lie, hence without KASLR. The
 stub itself runs where that is asked for and where nothing is packed in the image (memtest86+).
 
-10000  boot_params ("zero page")      20000  command line
+10000  boot_params ("zero page"), or the real-mode code      20000  command line
 100000  boot stub, or at its preferred address
 """
 
@@ -20,9 +20,9 @@ from emu.loader import elf, zeropage
 from emu.loader.image import GuestImage, LoadedGuest, LoadOptions, check_fits, place
 from emu.loader.payload import unpack
 from emu.loader.symbols import SymbolTable
-from emu.loader.tables import GDT_LINUX_32, GDT_LINUX_64, start_long, start_protected
+from emu.loader.tables import GDT_LINUX_32, GDT_LINUX_64, start_long, start_protected, start_real
 from emu.memory import MIB, GuestMemory
-from isa.x86.state import RSI, X86State
+from isa.x86.state import DS, FS, GS, RSI, SS, X86State
 
 ENTRY_64: Final = 0x200  # the 64-bit entry, counted from the start of the protected-mode kernel
 
@@ -32,12 +32,17 @@ _MAGIC: Final = b"HdrS"
 _OLDEST: Final = 0x206  # the first protocol that says how long a command line may be
 _RELOCATABLE_SINCE, _PAYLOAD_SINCE, _PREFERRED_SINCE, _FLAGS_64_SINCE = 0x205, 0x208, 0x20A, 0x20C
 _LOADED_HIGH: Final = 1 << 0
+_CAN_USE_HEAP: Final = 1 << 7
+_REAL_MODE: Final = 0x10000  # where the real-mode code is put
+_HEAP_END: Final = 0xE000  # end of its stack, counted from there, and the least room for that
+_LEAST_HEAP: Final = 0x1000
 _XLF_KERNEL_64: Final = 1 << 0
 _BANNER: Final = re.compile(rb"Linux version \d+\.\d+")
 
 # Offsets of setup-header fields.
 _HEADER_LENGTH: Final = 0x201  # length of what follows the magic's jump, counted from 202h
 _SETUP_SECTS, _SYSSIZE, _BOOT_FLAG, _MAGIC_AT, _VERSION, _LOADFLAGS = 0x1F1, 0x1F4, 0x1FE, 0x202, 0x206, 0x211
+_TYPE_OF_LOADER, _HEAP_END_PTR, _CMD_LINE_PTR = 0x210, 0x224, 0x228
 _INITRD_ADDR_MAX, _KERNEL_ALIGNMENT, _RELOCATABLE, _XLOADFLAGS, _CMDLINE_SIZE = 0x22C, 0x230, 0x234, 0x236, 0x238
 _PAYLOAD_OFFSET, _PAYLOAD_LENGTH, _PREF_ADDRESS, _INIT_SIZE = 0x248, 0x24C, 0x258, 0x260
 _LAST_FIELD_SINCE: Final = ((_PREFERRED_SINCE, 0x264), (_PAYLOAD_SINCE, 0x250), (_OLDEST, 0x23C))
@@ -81,11 +86,15 @@ def is_linux_elf(data: bytes) -> bool:
 def load_linux(image: GuestImage, memory: GuestMemory, state: X86State, options: LoadOptions) -> LoadedGuest:
     """Place kernel, initrd, command line and boot_params; enter the kernel proper, or its boot stub.
 
-    The stub runs with `options.boot_stub`, and with an `options.mode` that is not the kernel's own.
+    The stub runs with `options.boot_stub`, and with an `options.mode` that is not the kernel's own. With mode 16 it is
+    entered by its real-mode code, as are images older than the field that says what is packed: boot programs such as
+    iPXE, which need it to have run.
     """
     if image.data.startswith(elf.MAGIC):
         return _load_bare(image, memory, state, options)
     header = parse(image)
+    if options.mode == 16 or (options.mode is None and header.version < _PAYLOAD_SINCE):
+        return _start_setup(image, header, memory, state, options)
     if header.payload_length and not options.boot_stub:
         packed = unpack(image, header.payload, header.payload_length)
         executable = elf.parse(packed.image)
@@ -164,6 +173,30 @@ def _start_stub(
     entry = header.load_address + (ENTRY_64 if bits == 64 else 0)
     _enter(memory, state, bits, entry, zero_page)
     return LoadedGuest("linux", entry, SymbolTable(), f"{header.protocol()}, {bits}-bit entry")
+
+
+def _start_setup(
+    image: GuestImage, header: SetupHeader, memory: GuestMemory, state: X86State, options: LoadOptions
+) -> LoadedGuest:
+    """Enter the real-mode code (boot.rst, "Running the Kernel"): code, heap and command line share one segment."""
+    setup = bytearray(image.data[: header.stub])
+    if header.stub > _HEAP_END - _LEAST_HEAP:
+        raise image.error(f"real-mode code of {header.stub} bytes: at most {_HEAP_END - _LEAST_HEAP} have room")
+    place(image, memory, MIB, image.data[header.stub :], "the kernel")
+    zeropage.place_initrd(image, memory, setup, options.initrd, MIB + header.memory_needed, header.initrd_max)
+    setup[_TYPE_OF_LOADER] = zeropage.UNKNOWN_LOADER
+    setup[_LOADFLAGS] |= _CAN_USE_HEAP
+    struct.pack_into("<H", setup, _HEAP_END_PTR, _HEAP_END - _SECTOR)
+    line = zeropage.place_command_line(image, memory, options.append, header.command_line_max)
+    struct.pack_into("<I", setup, _CMD_LINE_PTR, line)
+    memory.write_bytes(_REAL_MODE, setup)
+    segment = _REAL_MODE >> 4
+    start_real(state, segment + (_SECTOR >> 4), 0, _HEAP_END, segment)
+    for register in (SS, FS, GS):
+        state.segs[register] = state.segs[DS]
+    state.rflags = 2  # interrupts off
+    entry = _REAL_MODE + _SECTOR
+    return LoadedGuest("linux", entry, SymbolTable(), f"{header.protocol()}, 16-bit entry", bios=True)
 
 
 def _load_bare(image: GuestImage, memory: GuestMemory, state: X86State, options: LoadOptions) -> LoadedGuest:

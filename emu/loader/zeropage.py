@@ -22,7 +22,7 @@ _VID_MODE, _TYPE_OF_LOADER, _CODE32_START, _RAMDISK_IMAGE, _CMD_LINE_PTR = 0x1FA
 # Offsets of the other fields.
 _SCREEN_INFO, _ACPI_RSDP_ADDR, _ALT_MEM_K, _E820_ENTRIES, _E820_TABLE = 0x000, 0x070, 0x1E0, 0x1E8, 0x2D0
 
-_UNKNOWN_LOADER: Final = 0xFF
+UNKNOWN_LOADER: Final = 0xFF
 
 
 def build(memory: GuestMemory, setup: bytes, load_address: int, rsdp: int) -> bytearray:
@@ -36,7 +36,7 @@ def build(memory: GuestMemory, setup: bytes, load_address: int, rsdp: int) -> by
     struct.pack_into("<Q", params, _ACPI_RSDP_ADDR, rsdp)
     struct.pack_into("<I", params, _ALT_MEM_K, above)
     struct.pack_into("<H", params, _VID_MODE, 0xFFFF)
-    params[_TYPE_OF_LOADER] = _UNKNOWN_LOADER
+    params[_TYPE_OF_LOADER] = UNKNOWN_LOADER
     # 32 bits only, which a kernel above 4 GiB does without: it is entered by the 64-bit protocol
     struct.pack_into("<I", params, _CODE32_START, load_address if load_address >> 32 == 0 else 0)
     rows = memory.e820()

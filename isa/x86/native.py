@@ -183,8 +183,8 @@ def _with_memory(insn: Insn, address: Read, seg: int) -> Op:
     def access(cpu: Cpu) -> tuple[int, bytes]:
         """Offset and contents of the operand, which was found to be accessible."""
         at = address(cpu)
-        if control and size == 512:
-            linearize(cpu, seg, at, size, writes)  # here the limit comes before the alignment
+        if control and size == 512 and (cpu.mode == 64 or at + size <= 1 << 32):
+            linearize(cpu, seg, at, size, writes)  # here the limit comes before the alignment, a wrap behind it
         if aligned and at + (cpu.segs[seg].base if cpu.mode != 64 or seg >= FS else 0) & 15:
             raise GuestFault(GP, 0, note=f"misaligned {size}-byte operand")  # processors find this before the limit
         if writes:

@@ -124,7 +124,7 @@ def test_time_follows_the_calendar(start: datetime.datetime, waits: list[int], b
     board[B] = BINARY * binary | H24 * day
     for wait in waits:
         source.ns += wait
-        now = start + datetime.timedelta(microseconds=(source.ns - 12345) / 1000)
+        now = start + datetime.timedelta(microseconds=(source.ns - 12345) // 1000)
         shown = [int(str(v)) if binary else int(f"{v:x}") for v in board.many((0x32, 0x09, 0x08, 0x07, 0x02, 0x00))]
         assert shown[0] * 100 + shown[1] == now.year
         assert shown[2:] == [now.month, now.day, now.minute, now.second]

@@ -44,7 +44,7 @@ def test_every_format_may_be_loaded_as_flat(loading: Loading, samples: Any, name
     [
         ("boot", {"mode": 64}),
         ("multiboot", {"mode": 64}),
-        ("linux", {"mode": 16}),
+        ("linux", {"mode": 8}),
         ("elf", {"mode": 16}),
         ("elf", {"org": 0x1000}),
         ("boot", {"append": "x"}),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from emu.errors import GuestFileError
-from isa.x86.state import CS, DS, RSI
+from isa.x86.state import CS, DS, RSI, SS
 
 Loading = Callable[..., Any]
 CONSOLE = "console=ttyS0,115200"
@@ -110,3 +110,22 @@ def test_memtest86_plus(loading: Loading, name: str, mode: int, entry: int) -> N
     assert (one.state.mode, one.state.rip) == (mode, entry)
     assert one.memory.read(entry, 2) == 0xFAFC  # cld; cli
     assert one.memory.read_bytes(field(one, 0x228, 4), len(CONSOLE)) == CONSOLE.encode()
+
+
+def test_old_protocols_are_entered_by_their_real_mode_code(loading: Loading, samples: Any) -> None:
+    image = samples.linux(version=0x207)
+    one = loading(image, append="hello", initrd=b"disk")
+    state, at = one.state, 0x10000
+    assert (state.mode, state.segs[CS].selector, state.rip, state.segs[SS].selector) == (16, 0x1020, 0, 0x1000)
+    assert one.memory.read_bytes(at + 0x202, 4) == b"HdrS"
+    line = one.memory.read(at + 0x228, 4)
+    assert one.memory.read_bytes(line, 6) == b"hello\0"
+    start, size = one.memory.read(at + 0x218, 4), one.memory.read(at + 0x21C, 4)
+    assert one.memory.read_bytes(start, size) == b"disk"
+    assert one.memory.read(at + 0x210, 1) == 0xFF
+    assert one.memory.read(at + 0x211, 1) & 0x81 == 0x81
+    assert one.memory.read_bytes(0x100000, 16) == image[1024:1040]
+
+
+def test_mode_16_asks_for_the_real_mode_code(loading: Loading, samples: Any) -> None:
+    assert loading(samples.linux(), mode=16).state.mode == 16
