@@ -43,7 +43,10 @@ verify: $(VENV)/ready ## Compare interpreter and translator on every bundled gue
 bench: $(VENV)/ready ## Compare the engines, plain Unicorn and QEMU
 	$(BIN)/python -m benchmarks
 
+bench-linux: $(VENV)/ready ## Compare Linux's boot and work with QEMU (KERNEL=cloud, generic or 686)
+	$(BIN)/python -m benchmarks.linux --kernel $(KERNEL)
+
 clean: ## Remove what the targets above made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache dist
 
-.PHONY: help venv run test lint guests linux verify bench clean
+.PHONY: help venv run test lint guests linux verify bench bench-linux clean
