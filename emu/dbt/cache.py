@@ -259,6 +259,9 @@ class CodeCache:
         self._next = start
         for block in self._by_order:
             block.valid = False
+            block.above = None  # no cycles stay, which would keep the blocks in memory
+            for site in block.code.sites.values():
+                site.linked = None
         for page in self._pages:
             self._unwatch(page)
         for table in self._tables.values():
