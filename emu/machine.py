@@ -34,6 +34,7 @@ from isa.x86.state import RDX
 _PANIC_CODE = 14
 _YOUNG = 200_000  # objects more than before, at which Python looks for cyclic garbage among the new ones in a run
 _OLD = 10_000  # such looks at the middle-aged ones before one at all objects
+_MANY_BLOCKS = 10_000
 
 Output = Callable[[bytes], None]
 
@@ -352,6 +353,8 @@ class Machine:
 
     def close(self) -> None:
         """Give the host's memory back; the machine cannot run again."""
+        if self._engine.counters().blocks >= _MANY_BLOCKS:
+            gc.collect()  # the remains of machines before this one, which are circular; most runs are too short to care
         self._engine.close()
         self.memory.close()
         if self._disk is not None:

@@ -29,6 +29,11 @@ class Translator:
         self._apart = apart
         self._decoders = {mode: Decoder(mode) for mode in (16, 32, 64)}
 
+    def forget(self) -> None:
+        """Give back the memory of decoded instructions."""
+        for decoder in self._decoders.values():
+            decoder.forget()
+
     def has_room(self, mode: BlockMode) -> bool:
         """False where the cache must be flushed before the next translation: no code memory or jump table is left."""
         return self._cache.room(_ROOM) and self._cache.table(mode) is not None

@@ -141,6 +141,9 @@ class TranslateEngine:
         return bytes(self._backend.code[block.code.start : block.code.end])
 
     def close(self) -> None:
+        # What is left of a machine knows itself in circles, so that Python keeps it until it looks for them.
+        self._flush()
+        self._translator.forget()
         self._backend.close()
 
     def counters(self) -> EngineCounters:

@@ -335,14 +335,18 @@ class Decoder:
             translated = self._invalid(code)
         insn = translated
         if len(self._memo) > 200_000:  # bounds memory when a guest executes random bytes
-            self._memo.clear()
-            self._lengths.clear()
+            self.forget()
         length = insn.size if insn.flow is not Flow.INVALID else len(code)
         self._memo[code[:length]] = insn
         lengths = self._lengths.get(start, ())
         if length not in lengths:
             self._lengths[start] = (*lengths, length)
         return insn
+
+    def forget(self) -> None:
+        """Give back the memory of what is remembered, some two kilobytes an instruction."""
+        self._memo.clear()
+        self._lengths.clear()
 
     def _invalid(self, code: bytes) -> Insn:
         insn = Insn()
