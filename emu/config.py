@@ -150,9 +150,20 @@ def resolve_guest(config: MachineConfig) -> GuestImage:
         return GuestImage(str(bundled.path), read_file(bundled.path, "bundled guest"))
     if guest == "":
         raise GuestFileError("the guest's name is empty: it must be a file or a bundled guest ('vemu guests')")
-    if isinstance(guest, str) and not os.path.lexists(guest):
+    if isinstance(guest, str) and _absent(guest):
         raise GuestFileError(f"{guest}: no such file, and no bundled guest of that name ({_hint(guest)})")
     return GuestImage(str(guest), read_file(Path(guest), "guest"))
+
+
+def _absent(path: str) -> bool:
+    """Whether there is no such file; one in a folder that may not be entered is no absent one."""
+    try:
+        os.lstat(path)
+    except PermissionError:
+        return False
+    except (OSError, ValueError):
+        return True
+    return False
 
 
 def parse_disk(text: str) -> tuple[Path, bool, str | None]:

@@ -7,8 +7,10 @@ import random
 import re
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from guests import catalogue
 
 GUESTS = catalogue()
 USAGE, BAD_FILE = 2, 4
+NOBODY = 65534
 # What a run that starts may end with, next to the guest's own odd codes.
 STARTED = (0, 6, 8, 10, 12, 124)
 Vemu = Callable[..., Any]
@@ -161,13 +164,31 @@ def test_files_that_are_none(vemu: Vemu, tmp_path: Path, role: str, kind: str) -
     assert done.out == ""
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_files_that_may_not_be_read(vemu: Vemu, tmp_path: Path) -> None:
-    path = tmp_path / "secret"
-    path.write_bytes(b"\xf4")
-    path.chmod(0)
-    done = vemu("run", path)
-    assert (done.code, "Permission denied" in done.line) == (BAD_FILE, True)
+@contextmanager
+def not_as_root() -> Iterator[None]:
+    """Root may read everything: become nobody for a while."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+@pytest.mark.parametrize("closed", ["file", "folder"])
+def test_files_that_may_not_be_read(vemu: Vemu, closed: str) -> None:
+    with TemporaryDirectory() as folder:  # tmp_path lies in a folder that is closed already
+        path = Path(folder) / "secret"
+        path.write_bytes(b"\xf4")
+        assert vemu("run", path).code == 8  # and every module is loaded, wherever the sources lie
+        Path(folder).chmod(0o755)
+        (path if closed == "file" else Path(folder)).chmod(0)
+        with not_as_root():
+            done = vemu("run", path)
+        assert (done.code, "Permission denied" in done.line) == (BAD_FILE, True), done
+        Path(folder).chmod(0o755)
 
 
 def test_empty_files(vemu: Vemu, tmp_path: Path) -> None:

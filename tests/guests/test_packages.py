@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -59,18 +60,19 @@ def test_invaders_draw_their_screen() -> None:
     assert "/ \\" in screen[24][36:44]
 
 
-def firmware(disk: Path | None = None, **options: Any) -> tuple[Ending, str]:
-    """How SeaBIOS from its package ends, and what it and its disk print."""
-    image = package_file("/usr/share/seabios/bios-256k.bin", "seabios")
+SEABIOS = ("/usr/share/seabios/bios-256k.bin", "seabios")
+
+
+def shown(image: Path, **options: Any) -> tuple[Ending, str]:
+    """How the guest ends, and what it prints."""
     text = bytearray()
-    config = MachineConfig(guest=str(image), format="firmware", disk=disk, timeout=60, **options)
-    with Machine(config, console=text.extend) as machine:
+    with Machine(MachineConfig(guest=str(image), timeout=120, **options), console=text.extend) as machine:
         ending = machine.run().ending
     return ending, text.decode("latin-1").replace("\r", "")
 
 
 def test_seabios_finds_no_disk() -> None:
-    ending, text = firmware(expect="No bootable device.")
+    ending, text = shown(package_file(*SEABIOS), format="firmware", expect="No bootable device.")
     assert ending.reason is EndReason.EXPECTED, f"{ending} after\n{text}"
     lines = text.splitlines()
     assert lines[0].startswith("SeaBIOS (version 1.")
@@ -84,6 +86,37 @@ def test_seabios_finds_no_disk() -> None:
 def test_seabios_boots_a_disk(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.write_bytes(catalogue()["bootbios"].image())
-    ending, text = firmware(disk)
+    ending, text = shown(package_file(*SEABIOS), format="firmware", disk=disk)
     assert (ending.reason, ending.code) == (EndReason.DEBUG_EXIT, 33), text
     assert "Booting from 0000:7c00" in text
+
+
+def test_ovmf_starts_its_shell() -> None:
+    image = package_file("/usr/share/ovmf/OVMF.fd", "ovmf")
+    ending, text = shown(image, format="firmware", memory=256 << 20, expect="Shell>")
+    assert ending.reason is EndReason.EXPECTED, f"{ending} after\n{text}"
+    assert 'BdsDxe: starting Boot0001 "EFI Internal Shell"' in text
+    assert "UEFI Interactive Shell v2.2\nEDK II\nUEFI v2.70 (EDK II, 0x00010000)\n" in text
+
+
+def test_u_boot_comes_to_its_prompt() -> None:
+    image = package_file("/usr/lib/u-boot/qemu-x86/u-boot.rom", "u-boot-qemu")
+    ending, text = shown(image, format="firmware", memory=128 << 20, expect="=> ")
+    assert ending.reason is EndReason.EXPECTED, f"{ending} after\n{text}"
+    assert {"DRAM:  128 MiB", "Model: QEMU x86 (I440FX)"} <= set(text.splitlines())
+    assert "Reset IDE: Bus 0: OK Bus 1: OK" in text
+
+
+def test_syslinux_starts_from_a_fat_disk(tmp_path: Path) -> None:
+    install = package_file("/usr/bin/syslinux", "syslinux")
+    mkfs, mcopy = package_file("/usr/sbin/mkfs.fat", "dosfstools"), package_file("/usr/bin/mcopy", "mtools")
+    settings, disk = tmp_path / "syslinux.cfg", tmp_path / "disk"
+    settings.write_text("SERIAL 0 115200\nPROMPT 1\nSAY greetings\nDEFAULT it\nLABEL it\n  KERNEL absent\n")
+    with disk.open("wb") as file:
+        file.truncate(32 << 20)
+    for line in ([mkfs, "-F", "16", disk], [mcopy, "-i", disk, settings, "::"], [install, "--install", disk]):
+        subprocess.run(line, check=True, capture_output=True)
+    ending, text = shown(disk, expect="boot:")
+    assert ending.reason is EndReason.EXPECTED, f"{ending} after\n{text}"
+    assert "SYSLINUX 6." in text
+    assert "greetings\nboot:" in text
