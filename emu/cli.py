@@ -6,106 +6,37 @@ code; `emu.__main__` turns errors into theirs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import click
 
 from emu import __version__
+from emu.cli_options import EXIT_CODES, config_of, guest_options, number, run_options
 
-if TYPE_CHECKING:
-    from emu.config import MachineConfig
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-EXIT_CODES = """\b
-Exit codes:
-  0    clean power-off, --expect text seen, or --success-code
-  odd  the guest's own: (value << 1) | 1 from the ISA debug exit
-  2    usage              4    bad guest file or configuration
-  6    triple fault       8    halted for good
-  10   --fail-on text     12   something not implemented
-  14   a Linux guest's kernel panicked
-  70   a bug in vemu      124  time-out     130  interrupted"""
-
-_ENGINES = ("translate", "interpret")
-_FORMATS = ("flat", "boot", "elf", "multiboot", "multiboot2", "linux", "pvh", "firmware")
 _BLOCKS_SECONDS = 2.0
+_TRACING = ("trace", "report", "explain")
 
 
-def number(text: str) -> int:
-    """A whole number, decimal or with 0x."""
-    try:
-        return int(text, 0)
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is no whole number (decimal, or hexadecimal with 0x).") from None
+class Commands(click.Group):
+    """The commands of `emu.cli_trace` among the others, imported only when asked for: their imports cost time."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *_TRACING])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in _TRACING:
+            from emu.cli_trace import COMMANDS
+
+            return COMMANDS[cmd_name]
+        return super().get_command(ctx, cmd_name)
 
 
-def size(text: str) -> int:
-    """A size in bytes with K, M or G behind it."""
-    from emu.config import parse_size
-    from emu.errors import UsageError
-
-    try:
-        return parse_size(text)
-    except UsageError as error:
-        raise click.BadParameter(str(error)) from None
-
-
-def _set_debug(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
-    """Leave word for `emu.__main__`, which reports errors."""
-    ctx.meta["vemu.debug"] = value
-
-
-def guest_options(command: F) -> F:
-    """The argument and the options that say what the guest is."""
-    for option in reversed((
-        click.argument("guest", required=False),
-        click.option("--bios", type=click.Path(), metavar="FILE", help="Start this firmware; GUEST is then its disk."),
-        click.option("--memory", type=size, metavar="SIZE", help="RAM, as 128M (the default of most guests)."),
-        click.option("--mode", type=click.Choice(["16", "32", "64"]), help="Bits the guest starts in."),
-        click.option("--org", type=number, metavar="ADDR", help="Load address of a flat binary."),
-        click.option("--format", "format_", type=click.Choice(_FORMATS), help="Instead of recognising the content."),
-        click.option("--initrd", type=click.Path(), metavar="FILE", help="Initial RAM disk or multiboot module."),
-        click.option("--append", default="", metavar="TEXT", help="The kernel's command line."),
-        click.option("--boot-stub", is_flag=True, help="Let a Linux bzImage unpack its kernel itself."),
-        click.option(
-            "--disk", metavar="IMAGE[,rw][,ide|virtio]", help="Hard disk, raw or qcow2; rw: writes go to the file."
-        ),
-        click.option("--max-instructions", type=number, metavar="N", help="End after N guest instructions."),
-        click.option(
-            "--debug", is_flag=True, is_eager=True, expose_value=False, callback=_set_debug, help="Show tracebacks."
-        ),
-    )):  # fmt: skip
-        command = option(command)
-    return command
-
-
-def _config(
-    guest: str | None, bios: str | None, memory: int | None, mode: str | None, format_: str | None, **more: Any
-) -> MachineConfig:
-    from pathlib import Path
-
-    from emu.config import MachineConfig, parse_disk
-
-    if more["initrd"] is not None:
-        more["initrd"] = Path(more["initrd"])
-    if bios is not None:
-        if format_ not in (None, "firmware"):
-            raise click.UsageError(f"--bios {bios}: a firmware's --format is firmware, not {format_}")
-        if guest is not None:
-            if more["disk"] is not None:
-                raise click.UsageError(f"--bios: its disk is {guest} or --disk {more['disk']}, not both")
-            more["disk"] = guest
-        guest, format_ = bios, "firmware"
-    if guest is None:
-        raise click.UsageError("Missing argument 'GUEST'.")
-    if more["disk"] is not None:
-        more["disk"], more["disk_writable"], more["disk_interface"] = parse_disk(more["disk"])
-    return MachineConfig(guest, memory=memory or 0, mode=int(mode) if mode else None, format=format_, **more)
-
-
-@click.group(invoke_without_command=True, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Commands,
+    invoke_without_command=True,
+    epilog=EXIT_CODES,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name="vemu", message="%(prog)s %(version)s")
 @click.pass_context
 def cli(ctx: click.Context) -> int:
@@ -118,25 +49,8 @@ def cli(ctx: click.Context) -> int:
 
 @cli.command(epilog=EXIT_CODES)
 @guest_options
-@click.option(
-    "--engine", type=click.Choice(_ENGINES), default="translate", show_default=True, help="How guest code runs."
-)
-@click.option("--serial", default="stdio", metavar="WHERE", help="COM1: stdio (default), null, file:PATH or pty.")
-@click.option(
-    "--console",
-    type=click.Choice(["serial", "vga", "virtio"]),
-    default="serial",
-    show_default=True,
-    help="What is shown, watched for text and typed on: COM1, VGA text screen and keyboard, or a virtio console.",
-)
-@click.option("--timeout", type=float, metavar="SECONDS", help="End after so many seconds, with 124.")
-@click.option("--expect", metavar="TEXT", help="End with 0 when the console shows TEXT.")
-@click.option("--fail-on", metavar="TEXT", help="End with 10 when the console shows TEXT.")
-@click.option("--success-code", type=number, metavar="N", help="The guest's status N counts as 0.")
-@click.option("--deterministic", is_flag=True, help="Guest time from instructions: every run is the same.")
-@click.option("--screenshot", type=click.Path(), metavar="PNG", help="Save the VGA text screen at the end.")
+@run_options
 @click.option("--json", "json_", is_flag=True, help="One JSON object on standard output, the console within it.")
-@click.option("--quiet", is_flag=True, help="No summary.")
 def run(screenshot: str | None, json_: bool, quiet: bool, **options: Any) -> int:
     """Run GUEST: a file, or the name of a bundled guest (see 'vemu guests').
 
@@ -147,7 +61,7 @@ def run(screenshot: str | None, json_: bool, quiet: bool, **options: Any) -> int
     from emu.cli_run import RunOptions, execute
 
     output = RunOptions(Path(screenshot) if screenshot is not None else None, json_, quiet)
-    return execute(_config(**options), output)
+    return execute(config_of(**options), output)
 
 
 @cli.command()
@@ -163,7 +77,7 @@ def blocks(at: int | None, limit: int | None, **options: Any) -> int:
     """
     from emu.cli_run import show_blocks
 
-    return show_blocks(_config(**options), at, limit)
+    return show_blocks(config_of(**options), at, limit)
 
 
 @cli.command()
@@ -189,7 +103,7 @@ def verify(every: int | None, against: str, json_: bool, **options: Any) -> int:
     """
     from emu.cli_verify import verify_guest
 
-    return verify_guest(_config(**options), every, against, json_)
+    return verify_guest(config_of(**options), every, against, json_)
 
 
 @cli.command()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Final, TextIO, TypedDict
 
 from emu.config import MachineConfig
 from emu.console import STDIN, STDOUT, Attendant, Output, PseudoTerminal, input_fd, open_file
@@ -21,7 +21,7 @@ from emu.outfile import check_writable, save
 from emu.report import as_json, is_terminal, print_blocks, print_ending, print_summary
 from emu.terminal import RawTerminal, ScreenPainter, in_foreground, screen_as_text
 
-_ABNORMAL: Final = frozenset((
+ABNORMAL: Final = frozenset((
     EndReason.FAILED_ON, EndReason.PANIC, EndReason.TRIPLE_FAULT, EndReason.HALTED, EndReason.TIMEOUT,
     EndReason.INSTRUCTIONS, EndReason.NOT_IMPLEMENTED,
 ))  # fmt: skip
@@ -65,22 +65,32 @@ class Endpoints:
 def execute(config: MachineConfig, options: RunOptions) -> int:
     """Run `config`'s guest and return the exit code. Raises VemuError for what cannot be read, written or used."""
     config.validate()
-    _check_outputs(config, options)
+    check_outputs(config, options)
     ends = Endpoints(capture=options.json)
-    vga = config.console == "vga"
     with ExitStack() as cleanup:
         # the guest first: one that cannot be loaded leaves no file behind
-        machine = cleanup.enter_context(
-            Machine(config, console=None if vga else ends.write, serial=ends.write if vga else None)
-        )
-        _open_endpoints(ends, config, options, cleanup)
+        machine = cleanup.enter_context(Machine(config, **outlets(config, ends.write)))
+        open_endpoints(ends, config, options, cleanup)
         if ends.output is not None:
             ends.output.failed = machine.stop
-        result = _run(machine, config, ends, options)
+        result = attended_run(machine, config, ends, options)
         return _conclude(machine, config, ends, options, result)
 
 
-def _run(machine: Machine, config: MachineConfig, ends: Endpoints, options: RunOptions) -> RunResult:
+class Outlets(TypedDict):
+    """Where a machine's output goes: its console, or COM1 where that is the screen."""
+
+    console: Callable[[bytes], None] | None
+    serial: Callable[[bytes], None] | None
+
+
+def outlets(config: MachineConfig, write: Callable[[bytes], None]) -> Outlets:
+    """`write` as the machine's arguments want it."""
+    vga = config.console == "vga"
+    return {"console": None if vga else write, "serial": write if vga else None}
+
+
+def attended_run(machine: Machine, config: MachineConfig, ends: Endpoints, options: RunOptions) -> RunResult:
     """The run itself, with terminal and signals in hand for just as long."""
     with ExitStack() as attended:
         source, vga = ends.source, config.console == "vga"
@@ -108,9 +118,14 @@ def _conclude(machine: Machine, config: MachineConfig, ends: Endpoints, options:
     try:
         _show(machine, config, ends, options, result)
     finally:
-        if options.screenshot is not None:
-            save(options.screenshot, "screenshot", machine.screenshot())
+        save_screenshot(machine, options)
     return result.ending.code
+
+
+def save_screenshot(machine: Machine, options: RunOptions) -> None:
+    """Save the screen where the options ask for it."""
+    if options.screenshot is not None:
+        save(options.screenshot, "screenshot", machine.screenshot())
 
 
 def _show(machine: Machine, config: MachineConfig, ends: Endpoints, options: RunOptions, result: RunResult) -> None:
@@ -127,7 +142,7 @@ def _show(machine: Machine, config: MachineConfig, ends: Endpoints, options: Run
     with messages() as stream:
         if ends.cursor_within_line and is_terminal(stream):
             print(file=stream)
-        if not options.quiet or ending.reason in _ABNORMAL:
+        if not options.quiet or ending.reason in ABNORMAL:
             print_ending(ending, stream)
         if config.expect is not None and ending.code == 0 and ending.reason is not EndReason.EXPECTED:
             print(f"vemu: the console never showed {config.expect!r}", file=stream)
@@ -173,7 +188,7 @@ def messages() -> Iterator[TextIO]:
 # -- endpoints -----------------------------------------------------------------------------------------------------
 
 
-def _open_endpoints(ends: Endpoints, config: MachineConfig, options: RunOptions, cleanup: ExitStack) -> None:
+def open_endpoints(ends: Endpoints, config: MachineConfig, options: RunOptions, cleanup: ExitStack) -> None:
     """Open what --serial names; what has to be closed goes to `cleanup`."""
     path, vga = config.serial_file, config.console == "vga"
     if path is not None:
@@ -192,7 +207,7 @@ def _open_endpoints(ends: Endpoints, config: MachineConfig, options: RunOptions,
         ends.source = STDIN if ends.interactive else input_fd()
 
 
-def _check_outputs(config: MachineConfig, options: RunOptions) -> None:
+def check_outputs(config: MachineConfig, options: RunOptions) -> None:
     """Refuse to write over what is read, and a screenshot that could not be saved after a long run."""
     used = [path for path in (config.initrd, config.disk) if path is not None]
     if not isinstance(config.guest, bytes):

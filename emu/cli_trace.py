@@ -1,4 +1,4 @@
-"""Options of traces, and `vemu report` and `vemu explain`: saved traces shown again or compared, exits explained."""
+"""`vemu trace`, `report` and `explain`: runs traced, saved traces shown again or compared, exits explained."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import click
 
+from emu.cli_options import EXIT_CODES, config_of, guest_options, run_options
 from emu.errors import UsageError
 from emu.outfile import stream
 from emu.report import is_terminal, print_table
@@ -79,6 +80,30 @@ def options_of(options: dict[str, Any]) -> TraceOptions:
     """Take the options of `trace_options` out of `options`."""
     save, between, live = options.pop("save"), options.pop("between"), options.pop("live")
     return TraceOptions(view_of(options), None if save is None else Path(save), between or None, live)
+
+
+def guest_options_beside_format(command: F) -> F:
+    """The guest's options where --format is the report's."""
+    return guest_options(command, "--guest-format")
+
+
+@click.command(epilog=EXIT_CODES)
+@click.option("--exits", is_flag=True, help="Every exit from translated code (the default, and all there is).")
+@guest_options_beside_format
+@run_options
+@trace_options
+def trace(exits: bool, screenshot: str | None, quiet: bool, **options: Any) -> int:
+    """Run GUEST as 'vemu run' does and show its exits: how many of what reason, and what they cost.
+
+    The guest's console comes first; where standard output holds another format than a table, it goes to standard
+    error.
+    """
+    from emu.cli_exits import trace_exits
+    from emu.cli_run import RunOptions
+
+    tracing = options_of(options)
+    output = RunOptions(Path(screenshot) if screenshot is not None else None, quiet=quiet)
+    return trace_exits(config_of(**options), output, tracing)
 
 
 @click.command()
@@ -158,3 +183,6 @@ def explain_command(reason: str | None) -> int:
     ):  # fmt: skip
         click.echo(textwrap.fill(body, width, initial_indent=f"  {title}: ", subsequent_indent="    "))
     return 0
+
+
+COMMANDS: Final = {"trace": trace, "report": report, "explain": explain_command}

@@ -23,6 +23,7 @@ from emu.terminal import HELP, EscapeFilter
 
 STDIN: Final = 0
 STDOUT: Final = 1
+STDERR: Final = 2
 _CHUNK: Final = 256  # bytes of input passed on at once, and the pause after them: some 50 KB/s, whatever comes in,
 _PAUSE: Final = 0.005  # so that an endless pipe does not pile up in front of a guest that reads slowly
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Self
 
 from emu import boards
 from emu.backends.unicorn import UnicornBackend
@@ -108,8 +109,7 @@ class Machine:
         self._serial_out = serial or _discard
         self._watch = TextWatch(config.expect, config.fail_on, self._expected, self._failed)
         self._panic = PanicWatch(self._panicked)
-        self.mmio = Bus("memory")
-        self.ports = Bus("port")
+        self.mmio, self.ports = self._bus("memory"), self._bus("port")
         rom = check_size(guest) if config.format == "firmware" else 0
         self.memory = GuestMemory(config.memory, self.mmio, rom)
         self._outside = Ports(self.ports)
@@ -132,15 +132,23 @@ class Machine:
 
     # -- construction ------------------------------------------------------------------------------------------
 
+    def _bus(self, name: str) -> Bus:
+        return Bus(name)
+
     def _build_engine(self, observe: Callable[[Block], None] | None) -> Engine:
-        config, cpu = self.config, self.state
+        config = self.config
         if config.engine == "interpret":
-            cpu.native = UnicornBackend().native
-            return InterpretEngine(cpu, self.memory)
+            self.state.native = UnicornBackend().native
+            return self._interpreting()
+        return self._translating(config.deterministic or config.max_instructions is not None, observe)
+
+    def _interpreting(self) -> Engine:
+        return InterpretEngine(self.state, self.memory)
+
+    def _translating(self, exact: bool, observe: Callable[[Block], None] | None) -> Engine:
         backend = UnicornBackend(self.memory)
-        cpu.native = backend.native
-        exact = config.deterministic or config.max_instructions is not None
-        return TranslateEngine(cpu, self.memory, backend, exact=exact, observe=observe)
+        self.state.native = backend.native
+        return TranslateEngine(self.state, self.memory, backend, exact=exact, observe=observe)
 
     def _load(self, image: GuestImage) -> LoadedGuest:
         config = self.config
@@ -360,7 +368,7 @@ class Machine:
         if self._disk is not None:
             self._disk.close()
 
-    def __enter__(self) -> Machine:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

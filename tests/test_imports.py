@@ -46,7 +46,7 @@ ALLOWED = {
     "emu.window": ("isa.*", "emu.memory"),
     "emu.shadow": ("emu.pagetables",), "emu.pagetables": (),
     "emu.trace": (), "emu.trace.*": ("emu.trace.*", "emu.errors", "emu.outfile", "emu.loader.symbols"),
-    "emu.exits": (), "emu.errors": (), "emu.irq": (), "emu.clock": (), "emu.bus": (), "emu.watch": (),
+    "emu.stopwatch": ("isa.*", "emu.bus", "emu.trace.record"), "emu.exits": (), "emu.errors": (), "emu.irq": (), "emu.clock": (), "emu.bus": (), "emu.watch": (),
     "emu.boards": (), "emu.disk_image": ("emu.disk.*",), "emu.disk": (), "emu.disk.*": ("emu.disk.*", "emu.errors"),
 }  # fmt: skip
 # The helper modules of one backend are no siblings of it.
@@ -57,17 +57,22 @@ PARTS = {
         "emu.backends.tuning",
     ),
     "emu.backends.tuning": ("emu.backends.unicorn",),  # for the type only
+    "emu.backends.timed": ("emu.backends.unicorn",),
+    "emu.engines.traced": ("emu.engines.interpret", "emu.engines.translate", "emu.stopwatch"),
 }
 # Concrete classes and who may name them (their own package follows ALLOWED).
-CONCRETE = ("emu.devices.*", "emu.engines.interpret", "emu.engines.translate", "emu.backends.*")
+CONCRETE = (
+    "emu.devices.*", "emu.engines.interpret", "emu.engines.translate", "emu.engines.traced", "emu.backends.*",
+)  # fmt: skip
 NOT_CONCRETE = ("emu.engines.base", "emu.backends.base", "emu.devices.pci")  # the last: PciFunction is a base
-COMPOSERS = ("emu.machine", "emu.pc", "emu.cards", "emu.verify_unicorn")
+COMPOSERS = ("emu.machine", "emu.traced", "emu.pc", "emu.cards", "emu.verify_unicorn")
 # Who may stand above the machine.
 ABOVE = {
     "emu.pc": ("emu.machine",),
-    "emu.machine": ("emu", "emu.cli_*", "emu.doctor", "emu.report", "emu.verify", "emu.verify_unicorn"),
+    "emu.machine": ("emu", "emu.cli_*", "emu.doctor", "emu.report", "emu.traced", "emu.verify", "emu.verify_unicorn"),
+    "emu.traced": ("emu.cli_*",),
     "emu.cli": ("emu.__main__",),
-    "emu.cli_*": ("emu.cli", "emu.__main__"),
+    "emu.cli_*": ("emu.cli", "emu.cli_*", "emu.__main__"),
 }
 
 

@@ -387,6 +387,11 @@ class UnicornBackend:
             self._failure = error
         self._lib.uc_emu_stop(self._handle)
 
+    @property
+    def goes_on(self) -> bool:
+        """Behind a trap: whether the machine executes on by itself."""
+        return self._pc == _NO_TRAP and self._failure is None
+
     def run(self, pc: int, on_trap: TrapHandler) -> int:
         self._handler = on_trap
         now = time.monotonic()
