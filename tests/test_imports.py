@@ -46,7 +46,8 @@ ALLOWED = {
     "emu.window": ("isa.*", "emu.memory"),
     "emu.shadow": ("emu.pagetables",), "emu.pagetables": (),
     "emu.trace": (), "emu.trace.*": ("emu.trace.*", "emu.errors", "emu.outfile", "emu.loader.symbols"),
-    "emu.stopwatch": ("isa.*", "emu.bus", "emu.trace.record"), "emu.exits": (), "emu.errors": (), "emu.irq": (), "emu.clock": (), "emu.bus": (), "emu.watch": (),
+    "emu.stopwatch": ("isa.*", "emu.bus", "emu.trace.record"),
+    "emu.exits": (), "emu.errors": (), "emu.irq": (), "emu.clock": (), "emu.bus": (), "emu.watch": (),
     "emu.boards": (), "emu.disk_image": ("emu.disk.*",), "emu.disk": (), "emu.disk.*": ("emu.disk.*", "emu.errors"),
 }  # fmt: skip
 # The helper modules of one backend are no siblings of it.
