@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from benchmarks import tracing
 from benchmarks.compare import Comparison, compare, compute_guests
 from benchmarks.micro import Micro, measure
 
@@ -23,7 +24,7 @@ def _rate(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-def _tables(comparison: Comparison, micro: Micro) -> list[Table]:
+def _tables(comparison: Comparison, micro: Micro, traced: tracing.Tracing) -> list[Table]:
     table = Table(
         title="million guest instructions per second (best of several cold runs), and translate over the others"
     )
@@ -43,6 +44,8 @@ def _tables(comparison: Comparison, micro: Micro) -> list[Table]:
     events.add_row("CLI and STI in the cache", f"{micro.cli_sti_ns:.1f} ns")
     events.add_row("translation of one guest instruction", f"{micro.translation_us:.1f} us")
     events.add_row("host bytes per guest byte", f"{micro.expansion:.2f}")
+    events.add_row("run with a table of its exits, compute guests", f"{traced.table:.3f}x (worst {traced.worst:.3f}x)")
+    events.add_row("a million exits as jsonl", f"{traced.jsonl_seconds:.1f} s, {traced.jsonl_mib:.0f} MiB")
     return [table, events]
 
 
@@ -60,11 +63,11 @@ def main(json_file: Path | None, repeats: int) -> None:
             progress.update(task, description=guest.name)
             comparison.rows.append(compare(guest, repeats))
             progress.advance(task)
-        micro = measure()
-    for table in _tables(comparison, micro):
+        micro, traced = measure(), tracing.measure(repeats)
+    for table in _tables(comparison, micro, traced):
         console.print(table)
     if json_file is not None:
-        figures = {"rows": [asdict(row) for row in comparison.rows], "micro": asdict(micro)}
+        figures = {"rows": [asdict(row) for row in comparison.rows], "micro": asdict(micro), "tracing": asdict(traced)}
         json_file.write_text(json.dumps(figures, indent=2) + "\n")
 
 
