@@ -88,21 +88,30 @@ def guest_options_beside_format(command: F) -> F:
 
 
 @click.command(epilog=EXIT_CODES)
-@click.option("--exits", is_flag=True, help="Every exit from translated code (the default, and all there is).")
+@click.option(
+    "--exits", "kind", flag_value="exits", default=True, help="Every exit from translated code (the default)."
+)
+@click.option("--blocks", "kind", flag_value="blocks", help="Executed blocks as folded stacks, or -o FILE.svg; slow.")
+@click.option("--calls", "kind", flag_value="calls", help="Call stacks at exits and timer ticks, the same way.")
 @guest_options_beside_format
 @run_options
 @trace_options
-def trace(exits: bool, screenshot: str | None, quiet: bool, **options: Any) -> int:
+def trace(kind: str, screenshot: str | None, quiet: bool, **options: Any) -> int:
     """Run GUEST as 'vemu run' does and show its exits: how many of what reason, and what they cost.
 
     The guest's console comes first; where standard output holds another format than a table, it goes to standard
     error.
     """
-    from emu.cli_exits import trace_exits
+    from emu.cli_exits import trace_exits, trace_stacks
     from emu.cli_run import RunOptions
 
     tracing = options_of(options)
     output = RunOptions(Path(screenshot) if screenshot is not None else None, quiet=quiet)
+    if kind != "exits":
+        view = tracing.view
+        if tracing != TraceOptions(View(output=view.output, symbols=view.symbols, terminal=view.terminal)):
+            raise UsageError(f"--{kind}: of the report's options it takes -o and --symbols only")
+        return trace_stacks(config_of(**options), output, kind, view)
     return trace_exits(config_of(**options), output, tracing)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from emu.backends.timed import TimedUnicornBackend
 from emu.bus import Bus
+from emu.callstack import callers
 from emu.config import MachineConfig
 from emu.dbt.block import Block
 from emu.engines.base import Engine
@@ -16,6 +17,7 @@ from emu.monitor import EXCEPTION_NAMES
 from emu.stopwatch import NotedCounter, Stopwatch, TimedBus
 from emu.trace.names import Names
 from emu.trace.record import ExitRecord
+from isa.x86.state import CS
 
 _VECTORS = {f"exception {name}": vector for vector, name in EXCEPTION_NAMES.items()}
 
@@ -60,6 +62,17 @@ class TracedMachine(Machine):
     def exits_to(self, sink: Callable[[ExitRecord], None]) -> None:
         """Give every exit from now on to `sink`, when it is over."""
         self._stopwatch.sink = sink
+
+    def samples_to(self, sink: Callable[[list[int]], None]) -> None:
+        """Give the guest's call stack at every exit and timer tick to `sink`: linear addresses, the outermost first."""
+        cpu = self.state
+
+        def sample() -> None:
+            base = 0 if cpu.mode == 64 else cpu.segs[CS].base
+            sink([*reversed(callers(cpu, self.memory)), base + cpu.rip])
+
+        assert isinstance(self._engine, TracedInterpretEngine | TracedTranslateEngine)
+        self._engine.sample = sample
 
     def run(self) -> RunResult:
         self._stopwatch.restart()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from emu.backends.base import LEAVE, Trap
@@ -21,6 +22,10 @@ _CR0: Final = ("lmsw", "clts")
 _VECTORS: Final = {"int1": 1, "int3": 3, "into": 4}
 
 
+def _nothing() -> None:
+    """Nobody takes samples."""
+
+
 class TracedInterpretEngine(InterpretEngine):
     """`InterpretEngine` under a stopwatch."""
 
@@ -28,6 +33,7 @@ class TracedInterpretEngine(InterpretEngine):
         super().__init__(*arguments, **options)
         self._stopwatch = watch
         self._counters = EngineCounters(exits=NotedCounter(watch))
+        self.sample: Callable[[], None] = _nothing  # called where the guest left off, its state in the `Cpu`
 
     def run(self, limit: int) -> Exit:
         self._stopwatch.back()
@@ -35,6 +41,7 @@ class TracedInterpretEngine(InterpretEngine):
             return super().run(limit)
         finally:
             self._stopwatch.left()
+            self.sample()
 
 
 class TracedTranslateEngine(TranslateEngine):
@@ -44,6 +51,7 @@ class TracedTranslateEngine(TranslateEngine):
         super().__init__(*arguments, **options)
         self._stopwatch = watch
         self._counters = EngineCounters(exits=NotedCounter(watch))
+        self.sample: Callable[[], None] | None = None  # called where the guest left off, its state in the `Cpu`
 
     def mapping_changed(self, linear: int | None) -> None:
         super().mapping_changed(linear)
@@ -58,14 +66,19 @@ class TracedTranslateEngine(TranslateEngine):
         if place is not None:
             block, index = place
             base = 0 if block.mode.mode == 64 else block.mode.cs_base
-            watch.at(base + block.code.pieces[index].guest_pc, block.linear)
-        pc = super()._trap(trap)
+            pc = block.code.pieces[index].guest_pc
+            watch.at(base + pc, block.linear)
+            if self.sample is not None:
+                self._backend.pull(self._cpu.regs)
+                self._cpu.rip = pc
+                self.sample()
+        behind = super()._trap(trap)
         reason = watch.reason
         if reason == "hidden page fault":
             watch.operand(trap.cr2, "w" if trap.error & 2 else "r")
         elif place is not None:
             _name_operand(watch, reason, place[0].code.pieces[place[1]].insn)
-        return pc
+        return behind
 
     def _place(self, trap: Trap) -> tuple[Block, int] | None:
         """Block and index of the instruction at which translated code was left."""
@@ -74,6 +87,12 @@ class TracedTranslateEngine(TranslateEngine):
             return site[0], min(site[1].index, len(site[0].code.pieces) - 1)
         block = self.cache.block_at(trap.pc)
         return None if block is None else (block, block.piece_at(trap.pc))
+
+    def _stopped(self, pc: int) -> int:
+        behind = super()._stopped(pc)
+        if behind < 0 and self.sample is not None:
+            self.sample()
+        return behind
 
     def _pull(self, block: Block, index: int, host: int, emulate: bool = False) -> None:
         super()._pull(block, index, host, emulate)
