@@ -16,6 +16,7 @@ USAGE: Final = 2
 ENVIRONMENT: Final = 4  # the host refused a file, a write or memory, or lacks a library
 BUG: Final = 70
 INTERRUPTED: Final = 130
+COMPLETE: Final = "_VEMU_COMPLETE"  # set by the shell's completion function, which `vemu completion` prints
 _OWN: Final = ("emu", "isa", "guests")
 
 
@@ -33,6 +34,11 @@ def _guarded(arguments: Sequence[str]) -> int:
         _open_missing_streams()
         from emu.cli import cli
 
+        asked = os.environ.get(COMPLETE)
+        if asked:
+            from click.shell_completion import shell_complete
+
+            return shell_complete(cli, {}, "vemu", COMPLETE, asked)
         with cli.make_context("vemu", list(arguments)) as context:
             try:
                 result = cli.invoke(context)

@@ -151,3 +151,15 @@ def doctor(json_: bool) -> int:
         rows = [(f.topic, f.name, "ok" if f.ok else "missing" if not f.needed else "FAILS", f.detail) for f in findings]
         print_table(("kind", "name", "state", "detail"), rows, sys.stdout)
     return 4 if any(finding.needed and not finding.ok for finding in findings) else 0
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> int:
+    """Print what makes SHELL complete vemu's commands, options and guests: eval "$(vemu completion bash)"."""
+    from click.shell_completion import get_completion_class
+
+    found = get_completion_class(shell)
+    assert found is not None
+    click.echo(found(cli, {}, "vemu", "_VEMU_COMPLETE").source())
+    return 0

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 if TYPE_CHECKING:
     from emu.config import MachineConfig
@@ -50,10 +51,18 @@ def _set_debug(ctx: click.Context, _param: click.Parameter, value: bool) -> None
     ctx.meta["vemu.debug"] = value
 
 
+def _complete_guest(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Bundled guests, and files."""
+    from guests import catalogue
+
+    names = [CompletionItem(name) for name in catalogue() if name.startswith(incomplete)]
+    return [*names, CompletionItem(incomplete, type="file")]
+
+
 def guest_options(command: F, format_option: str = "--format") -> F:
     """The argument and the options that say what the guest is."""
     for option in reversed((
-        click.argument("guest", required=False),
+        click.argument("guest", required=False, shell_complete=_complete_guest),
         click.option("--bios", type=click.Path(), metavar="FILE", help="Start this firmware; GUEST is then its disk."),
         click.option("--memory", type=size, metavar="SIZE", help="RAM, as 128M (the default of most guests)."),
         click.option("--mode", type=click.Choice(["16", "32", "64"]), help="Bits the guest starts in."),

@@ -118,7 +118,7 @@ class Stopwatch:
             self.unnoted_ns += end - started
             return end
         emulated = self._emulated or end
-        pulled = min(self._pulled or (self._emulated or started), emulated)
+        pulled = min(self._pulled or started, emulated)
         device = min(self._device, emulated - pulled)
         self.sink(ExitRecord(
             self._sequence, self._at_guest, started, pulled - started, emulated - pulled - device, device,
