@@ -95,7 +95,7 @@ class Translator:
         table = self._cache.table(mode)
         if table is None:
             raise RuntimeError("no jump table is free: has_room was not asked")
-        return Target(mode.mode, self._backend.layout, table.offset, mode.through_gs)
+        return Target(mode.mode, self._backend.layout, table.offset, mode.through_gs, mode.user)
 
     def _new_starts(
         self, starts: list[int], pcs: list[int], mode: BlockMode, pc: int, linear: int, physical: int

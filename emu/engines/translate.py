@@ -43,12 +43,12 @@ _M32 = 0xFFFFFFFF
 def _view(cpu: Cpu, mode: BlockMode) -> View:
     """How the machine must show segments and privilege: guest CPL 0 to 2 runs at CPL 1 (ring compression)."""
     segs = cpu.segs
-    level = 3 if mode.user else 1
+    level, smap = (3, False) if mode.user else (1, cpu.smap)
     if mode.mode == 64:
-        return View(64, level, True, (0, 0, 0, 0, segs[FS].base, segs[GS].base))
+        return View(64, level, True, (0, 0, 0, 0, segs[FS].base, segs[GS].base), smap)
     gs = 0 if mode.through_gs else segs[GS].base
     bases = (segs[ES].base, 0, segs[SS].base, segs[DS].base, segs[FS].base, gs)
-    return View(mode.mode, level, mode.stack32, bases)
+    return View(mode.mode, level, mode.stack32, bases, smap)
 
 
 class TranslateEngine:
@@ -228,7 +228,9 @@ class TranslateEngine:
                     at = SPILL[slot] >> 2
                     cpu.regs[reg] = words[at] | (words[at + 1] << 32 if block.mode.mode == 64 else 0)
         self._flags_stay = True
-        if emulate and piece.quiet and not block.mode.user:  # AC counts at CPL 3 only
+        if emulate and piece.quiet and not block.mode.user:  # without alignment checks, which are for CPL 3
+            if cpu.smap and piece.insn.modrm >= 0:
+                cpu.set_ac(self._backend.flags())
             cpu.system_flags = cpu.system_flags & ~IF | words[VIRTUAL_IF >> 2]
         else:
             self._settle_flags()
@@ -295,6 +297,8 @@ class TranslateEngine:
             if trap.cr2 == self._backend.layout.void[block_hit.mode.mode]:
                 return self._indirect(block_hit, index, trap.pc)
             linear = trap.cr2 if block_hit.mode.mode == 64 else trap.cr2 & _M32
+            if self._cpu.smap and not block_hit.mode.user:
+                self._cpu.set_ac(self._backend.flags())
             try:
                 if self._mmu.resolve(linear, bool(trap.error & 2), block_hit.mode.user):
                     self._counters.exits["hidden page fault"] += 1

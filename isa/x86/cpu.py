@@ -149,6 +149,17 @@ class Cpu(X86State):
         self._cpl = value
         self._select()
 
+    @property
+    def smap(self) -> bool:
+        """True where EFLAGS.AC decides whether supervisor code reaches user pages (SDM vol. 3, 4.6.1)."""
+        return bool(self.cr4 & CR4_SMAP) and self.paging
+
+    def set_ac(self, flags: int) -> None:
+        """Take EFLAGS.AC, and nothing else, from `flags`."""
+        if (self.system_flags ^ flags) & AC:
+            self.system_flags ^= AC
+            self._ac_changed()
+
     def _ac_changed(self) -> None:
         """EFLAGS.AC lets supervisor code reach user pages under SMAP (SDM vol. 3, 4.6.1): forget what that allowed."""
         if self.cr4 & CR4_SMAP:

@@ -76,11 +76,12 @@ class BlockMode:
 
     `checked` is a bit mask of segment registers whose use must be checked by the interpreter; `through_gs` tells that
     DS is not flat and monitor data is reached through GS; `exact` that blocks test the instruction budget; `no_sse`
-    that CR4.OSFXSR is clear, so that SSE instructions are undefined.
+    that CR4.OSFXSR is clear, so that SSE instructions are undefined; `flat_stack` that RSP (32 bits of it in 32-bit
+    code) can hold any address of the monitor's.
     """
 
     mode: int
-    user: bool
+    cpl: int
     iopl: int
     fpu_traps: bool
     through_gs: bool
@@ -89,6 +90,11 @@ class BlockMode:
     cs_base: int
     exact: bool
     no_sse: bool = False
+    flat_stack: bool = False
+
+    @property
+    def user(self) -> bool:
+        return self.cpl == 3
 
 
 @dataclass(slots=True)
@@ -166,7 +172,7 @@ def callout_reason(insn: Insn, mode: BlockMode) -> str:
     row = known.row
     if row is not None:
         inside = row.treatment is Treatment.IN_CACHE and not segments_used(insn) & mode.checked
-        if inside and incache.possible(row.name, insn, mode.mode, mode.user, mode.iopl):
+        if inside and incache.possible(row.name, insn, mode.cpl, mode.iopl, mode.flat_stack):
             return ""
         return row.name
     if known.vector and (mode.fpu_traps or (mode.no_sse and is_sse(insn))):
@@ -383,7 +389,7 @@ class Rewriter:
         row = traits(insn).row
         if row is not None:
             piece.reason = row.name
-            sequence = incache.emulate(row.name, self._emit, insn, self._mode.user, self._mode.iopl)
+            sequence = incache.emulate(row.name, self._emit, insn, self._mode.cpl, self._mode.iopl)
             piece.spilled.extend(sequence.spilled)
             for behind in sequence.slow_exits:
                 self._sites[behind] = Site(SiteKind.CALLOUT, index)
