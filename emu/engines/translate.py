@@ -25,6 +25,7 @@ from isa.x86.cpu import Cpu
 from isa.x86.emit import BUDGET, PENDING, SELECTORS, SPILL, VIRTUAL_IF
 from isa.x86.incache import LOOKUP_SPILLS
 from isa.x86.interp import Interpreter
+from isa.x86.native import misaligned
 from isa.x86.rewrite import BlockMode, Site, SiteKind
 from isa.x86.sensitive import IN_CACHE
 from isa.x86.state import AC, ARITH, DF, DS, ES, FS, GS, ID, IF, NT, PAGE_FAULT, RF, SS, TF
@@ -36,6 +37,7 @@ _MAX_BUDGET = (1 << 23) - 1  # what the budget test of translated code can tell 
 _QUIET = frozenset((0xE4, 0xE5, 0xE6, 0xE7, *range(0xEC, 0xF0), 0x0F31, *range(0x88, 0x8C), 0xC6, 0xC7, 0x0FB6, 0x0FB7))
 _ONE_BY_ONE = TF | RF  # the next instruction traps, or clears RF (SDM vol. 3, 17.3.1.1)
 _STRAY_STEPS = 64  # instructions interpreted at once where code cannot be translated
+_NO_OPERATION = b"\x66\x90"  # as long as the leave sequence
 _SELECTORS = struct.Struct("<6H")
 _M32 = 0xFFFFFFFF
 
@@ -285,6 +287,8 @@ class TranslateEngine:
                     return self._callout(block, site.index, trap.pc)
                 case SiteKind.BUDGET:
                     return self._overdrawn(block, site.index, trap.pc)
+                case SiteKind.ALIGNMENT:
+                    return self._align(block, site.index, trap.pc)
         if trap.vector == PAGE_FAULT:
             found = self.cache.sites.get(trap.pc)
             if found is not None and found[1].kind is SiteKind.LOOKUP:
@@ -319,6 +323,20 @@ class TranslateEngine:
         if reason in IN_CACHE:  # the exit lies inside the sequence that the interpreter now replaces
             behind = pieces[index + 1].start if index + 1 < len(pieces) and reason != "popf" else -1
         return self._emulate_or_defer(block, index, behind)
+
+    def _align(self, block: Block, index: int, behind: int) -> int:
+        """An operand must be aligned: once it was, at this place, it is taken to stay so.
+
+        Unicorn does not check, and to check in the cache takes several times what the access itself does.
+        """
+        piece = block.code.pieces[index]
+        self._counters.exits["alignment"] += 1
+        self._backend.pull(self._cpu.regs)
+        if not misaligned(self._cpu, piece.insn, piece.guest_pc):
+            self._backend.patch(behind - self._leave_size, _NO_OPERATION)
+            return behind
+        self._pull(block, index, behind - self._leave_size)
+        return self._emulate_or_defer(block, index, -1)
 
     def _emulate_or_defer(self, block: Block, index: int, behind: int) -> int:
         if block.code.pieces[index].vector:  # its native unit is this very machine, which is running

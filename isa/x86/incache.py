@@ -93,7 +93,8 @@ def _pushf(emit: Emitter, insn: Insn, iopl: int) -> Sequence:
 
 
 def _popf(emit: Emitter, insn: Insn, user: bool, iopl: int) -> Sequence:
-    """POPF at CPL 0 sets IF; above IOPL it does not. TF and NT, and an interrupt waiting for IF, need the monitor.
+    """POPF at CPL 0 sets IF; above IOPL it does not. TF, NT, at CPL 3 AC, and an interrupt waiting for IF
+    need the monitor.
 
     The flags may be clobbered once the stack was read: POPF replaces all of them.
     """
@@ -105,7 +106,9 @@ def _popf(emit: Emitter, insn: Insn, user: bool, iopl: int) -> Sequence:
     # All that POPF reads, because it must not fault behind the change of the flags: mov rcx, [rsp]
     emit.raw(wide + b"\x8b\x0c\x24")
     special = TF | NT
-    if not user:
+    if user:
+        special |= AC  # accesses may have to be checked from here on
+    else:
         special |= IOPL  # a change of IOPL changes the mode of every following block
         emit.raw(b"\x81\xf1" + (iopl << 12).to_bytes(4, "little"))  # xor ecx, the present IOPL
     emit.raw(b"\xf7\xc1" + special.to_bytes(4, "little"))  # test ecx, special

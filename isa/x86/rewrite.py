@@ -20,7 +20,7 @@ from isa.x86.emit import BUDGET, INT32_MAX, INT32_MIN, Emitter, Target
 from isa.x86.misexecuted import may_divide_out_of_range, misexecuted
 from isa.x86.sensitive import Row, Treatment, lock_is_legal, row_of
 from isa.x86.state import ARITH, CS, DS, ES, GS, RCX, RDI, RSI, SS
-from isa.x86.vector import EMMS, TOUCH_MMX, is_sse, is_vector
+from isa.x86.vector import EMMS, TOUCH_MMX, is_sse, is_vector, memory_size, needs_alignment
 
 if TYPE_CHECKING:
     from isa.x86.operands import Op
@@ -35,6 +35,7 @@ class SiteKind(enum.Enum):
     CALLOUT = "callout"  # emulate the instruction
     BUDGET = "budget"  # the instruction budget does not cover this block
     LOOKUP = "lookup"  # as LINK, but never chained: the jump table has no entry for the target
+    ALIGNMENT = "alignment"  # an operand that must be aligned is about to be used for the first time
 
 
 @dataclass(slots=True)
@@ -77,7 +78,7 @@ class BlockMode:
     `checked` is a bit mask of segment registers whose use must be checked by the interpreter; `through_gs` tells that
     DS is not flat and monitor data is reached through GS; `exact` that blocks test the instruction budget; `no_sse`
     that CR4.OSFXSR is clear, so that SSE instructions are undefined; `flat_stack` that RSP (32 bits of it in 32-bit
-    code) can hold any address of the monitor's.
+    code) can hold any address of the monitor's; `aligning` that misaligned accesses fault (CR0.AM, EFLAGS.AC).
     """
 
     mode: int
@@ -91,6 +92,7 @@ class BlockMode:
     exact: bool
     no_sse: bool = False
     flat_stack: bool = False
+    aligning: bool = False
 
     @property
     def user(self) -> bool:
@@ -149,6 +151,7 @@ class Traits:
     vector: bool
     refused: bool  # a LOCK prefix makes it none
     misexecuted: bool
+    aligned: bool  # misaligned, its memory operand faults
 
 
 def traits(insn: Insn) -> Traits:
@@ -158,7 +161,9 @@ def traits(insn: Insn) -> Traits:
     row = row_of(insn)
     refused = row is None and not lock_is_legal(insn)
     ends = insn.flow is not Flow.NEXT or (row is not None and row.ends_block)
-    insn.traits = made = Traits(row, ends, is_vector(insn), refused, misexecuted(insn))
+    vector = is_vector(insn)
+    aligned = vector and 0 <= insn.modrm < 0xC0 and is_sse(insn) and needs_alignment(insn, memory_size(insn))
+    insn.traits = made = Traits(row, ends, vector, refused, misexecuted(insn), aligned)
     return made
 
 
@@ -171,7 +176,9 @@ def callout_reason(insn: Insn, mode: BlockMode) -> str:
         return "illegal lock"
     row = known.row
     if row is not None:
-        inside = row.treatment is Treatment.IN_CACHE and not segments_used(insn) & mode.checked
+        inside = row.treatment is Treatment.IN_CACHE and not segments_used(insn) & (
+            -1 if mode.aligning else mode.checked
+        )
         if inside and incache.possible(row.name, insn, mode.cpl, mode.iopl, mode.flat_stack):
             return ""
         return row.name
@@ -179,6 +186,8 @@ def callout_reason(insn: Insn, mode: BlockMode) -> str:
         return "fpu trap"
     if known.misexecuted:
         return "misexecuted"
+    if mode.aligning and segments_used(insn):
+        return "alignment"
     if mode.mode == 64:
         if insn.rip_relative and (insn.adsize != 8 or insn.vex):
             return "rip-relative"
@@ -396,6 +405,8 @@ class Rewriter:
             return
         match insn.flow:
             case Flow.NEXT:
+                if traits(insn).aligned:
+                    self._sites[self._emit.leave()] = Site(SiteKind.ALIGNMENT, index)
                 if insn.opcode == EMMS:
                     self._emit.raw(TOUCH_MMX)  # Unicorn's EMMS leaves the x87 top of stack alone
                 elif insn.opcode == _CMPXCHG8B and insn.reg_field == 1:

@@ -29,8 +29,9 @@ class Modes:
         iopl = (cpu.system_flags & IOPL) >> 12
         fpu_traps = bool(cpu.cr0 & (CR0_TS | CR0_EM))
         no_sse = not cpu.cr4 & CR4_OSFXSR  # SSE is undefined then (SDM vol. 3, 13.1.4)
+        aligning = cpu.aligning
         if cpu.mode == 64:
-            key: tuple[object, ...] = (64, cpu.cpl, iopl, fpu_traps, no_sse)
+            key: tuple[object, ...] = (64, cpu.cpl, iopl, fpu_traps, no_sse, aligning)
         else:
             # 64 KiB segments need no checks where offsets have 16 bits: the rewriter checks 32-bit ones itself
             sixteen = cpu.mode == 16
@@ -53,16 +54,17 @@ class Modes:
                 cpu.segs[CS].base,
                 no_sse,
                 flat_stack,
+                aligning,
             )
         found = self._known.get(key)
         if found is None:
             if cpu.mode == 64:
-                found = BlockMode(64, cpu.cpl, iopl, fpu_traps, False, 0, True, 0, self._exact, no_sse, True)
+                found = BlockMode(64, cpu.cpl, iopl, fpu_traps, False, 0, True, 0, self._exact, no_sse, True, aligning)
             else:
                 stack32, base = bool(ss.attr & ATTR_DB), cpu.segs[CS].base
                 found = BlockMode(
                     cpu.mode, cpu.cpl, iopl, fpu_traps, not flat, checked, stack32, base, self._exact, no_sse,
-                    cpu.mode == 32 and flat_stack,
+                    cpu.mode == 32 and flat_stack, aligning,
                 )  # fmt: skip
             self._known[key] = found
         return found
