@@ -150,9 +150,7 @@ def _walk(cpu: Cpu, linear: int, path: Path) -> _Walk | int:
     return _walk_narrow(cpu, linear, path)
 
 
-def _walk_wide(
-    cpu: Cpu, linear: int, table: int, levels: tuple[int, ...], beyond: int, path: Path
-) -> _Walk | int:
+def _walk_wide(cpu: Cpu, linear: int, table: int, levels: tuple[int, ...], beyond: int, path: Path) -> _Walk | int:
     """8-byte entries: PAE and 4-level paging; `levels` are the shifts of the linear address."""
     read = cpu.memory.read
     reserved = beyond if cpu.efer & EFER_NXE else beyond | PTE_NX
