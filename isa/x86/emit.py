@@ -56,6 +56,7 @@ class Emitter:
         self.target = target
         self.start = start
         self.code = bytearray()
+        self.fixups: list[int] = []  # cache offsets of displacements that depend on where the code lies
         self._data = target.layout.data_base[target.mode]
         self._host = target.layout.code_base[target.mode] + start
         self._wide = target.mode == 64
@@ -79,6 +80,7 @@ class Emitter:
             head = (bytes((rex,)) if rex != 0x40 else b"") + opcode + bytes((modrm,))
             behind = self._host + len(self.code) + len(head) + 4 + len(immediate)
             address = struct.pack("<i", self._data + offset - behind)
+            self.fixups.append(self.at + len(head))
         else:
             head = self._prefix + opcode + bytes((modrm,))
             address = struct.pack("<I", self._data + offset)
@@ -117,6 +119,7 @@ class Emitter:
         displacement = struct.unpack_from("<i", self.code, len(self.code) - 4)[0] - 1
         struct.pack_into("<i", self.code, len(self.code) - 4, displacement)
         self.code.insert(start, 0x66)
+        self.fixups[-1] += 1
 
     def store32(self, reg: int, offset: int) -> None:
         self._data_operand(b"\x89", reg, offset, wide=False)
@@ -169,6 +172,7 @@ class Emitter:
         if self._wide:
             behind = self._host + len(self.code) + 7
             self.code += bytes((0x48, 0x8D, 0x05 | reg << 3)) + struct.pack("<i", void - behind)
+            self.fixups.append(self.at - 4)
         else:
             self.code += (b"\x66" if self.mode == 16 else b"") + bytes((0xB8 | reg,)) + struct.pack("<I", void)
 
