@@ -208,7 +208,7 @@ class Translator:
             table = self._cache.table(mode)
             if table is None:
                 raise RuntimeError("no jump table is free: has_room was not asked")
-            target = Target(mode.mode, self._backend.layout, table.offset, mode.through_gs)
+            target = Target(mode.mode, self._backend.layout, table.offset, mode.through_gs, mode.user)
             key = key_of(mode, self._backend.layout.data_base[mode.mode], table.offset)
             found = self._targets[mode] = target, key
             self._modes[key] = mode

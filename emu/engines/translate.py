@@ -27,6 +27,7 @@ from isa.x86.cpu import Cpu
 from isa.x86.emit import BUDGET, PENDING, SELECTORS, SPILL, VIRTUAL_IF
 from isa.x86.incache import LOOKUP_SPILLS
 from isa.x86.interp import Interpreter
+from isa.x86.native import misaligned
 from isa.x86.operands import Op
 from isa.x86.rewrite import BlockMode, ends_block, traits
 from isa.x86.sensitive import IN_CACHE
@@ -39,6 +40,7 @@ _MAX_BUDGET = (1 << 23) - 1  # what the budget test of translated code can tell 
 _QUIET = frozenset((0xE4, 0xE5, 0xE6, 0xE7, *range(0xEC, 0xF0), 0x0F31, *range(0x88, 0x8C), 0xC6, 0xC7, 0x0FB6, 0x0FB7))
 _ONE_BY_ONE = TF | RF  # the next instruction traps, or clears RF (SDM vol. 3, 17.3.1.1)
 _STRAY_STEPS = 64  # instructions interpreted at once where code cannot be translated
+_NO_OPERATION = b"\x66\x90"  # as long as the leave sequence
 _SELECTORS = struct.Struct("<6H")
 _M32 = 0xFFFFFFFF
 
@@ -46,12 +48,12 @@ _M32 = 0xFFFFFFFF
 def _view(cpu: Cpu, mode: BlockMode) -> View:
     """How the machine must show segments and privilege: guest CPL 0 to 2 runs at CPL 1 (ring compression)."""
     segs = cpu.segs
-    level = 3 if mode.user else 1
+    level, smap = (3, False) if mode.user else (1, cpu.smap)
     if mode.mode == 64:
-        return View(64, level, True, (0, 0, 0, 0, segs[FS].base, segs[GS].base))
+        return View(64, level, True, (0, 0, 0, 0, segs[FS].base, segs[GS].base), smap)
     gs = 0 if mode.through_gs else segs[GS].base
     bases = (segs[ES].base, 0, segs[SS].base, segs[DS].base, segs[FS].base, gs)
-    return View(mode.mode, level, mode.stack32, bases)
+    return View(mode.mode, level, mode.stack32, bases, smap)
 
 
 class TranslateEngine:
@@ -240,7 +242,9 @@ class TranslateEngine:
                     at = SPILL[slot] >> 2
                     cpu.regs[reg] = words[at] | (words[at + 1] << 32 if block.mode.mode == 64 else 0)
         self._flags_stay = True
-        if emulate and piece.quiet and not block.mode.user:  # AC counts at CPL 3 only
+        if emulate and piece.quiet and not block.mode.user:  # without alignment checks, which are for CPL 3
+            if cpu.smap and piece.insn.modrm >= 0:
+                cpu.set_ac(self._backend.flags())
             cpu.system_flags = cpu.system_flags & ~IF | words[VIRTUAL_IF >> 2]
         else:
             self._settle_flags()
@@ -295,6 +299,8 @@ class TranslateEngine:
                     return self._callout(block, site.index, trap.pc)
                 case SiteKind.BUDGET:
                     return self._overdrawn(block, site.index, trap.pc)
+                case SiteKind.ALIGNMENT:
+                    return self._align(block, site.index, trap.pc)
         if trap.vector == PAGE_FAULT:
             found = self.cache.sites.get(trap.pc)
             if found is not None and found[1].kind is SiteKind.LOOKUP:
@@ -307,6 +313,8 @@ class TranslateEngine:
             if trap.cr2 == self._backend.layout.void[block_hit.mode.mode]:
                 return self._indirect(block_hit, index, trap.pc)
             linear = trap.cr2 if block_hit.mode.mode == 64 else trap.cr2 & _M32
+            if self._cpu.smap and not block_hit.mode.user:
+                self._cpu.set_ac(self._backend.flags())
             try:
                 if self._mmu.resolve(linear, bool(trap.error & 2), block_hit.mode.user):
                     self._counters.exits["hidden page fault"] += 1
@@ -327,6 +335,20 @@ class TranslateEngine:
         if reason in IN_CACHE:  # the exit lies inside the sequence that the interpreter now replaces
             behind = pieces[index + 1].start if index + 1 < len(pieces) and reason != "popf" else -1
         return self._emulate_or_defer(block, index, behind)
+
+    def _align(self, block: Block, index: int, behind: int) -> int:
+        """An operand must be aligned: once it was, at this place, it is taken to stay so.
+
+        Unicorn does not check, and to check in the cache takes several times what the access itself does.
+        """
+        piece = block.pieces[index]
+        self._counters.exits["alignment"] += 1
+        self._backend.pull(self._cpu.regs)
+        if not misaligned(self._cpu, piece.insn, piece.guest_pc):
+            self._backend.patch(behind - self._leave_size, _NO_OPERATION)
+            return behind
+        self._pull(block, index, behind - self._leave_size)
+        return self._emulate_or_defer(block, index, -1)
 
     def _emulate_or_defer(self, block: Block, index: int, behind: int) -> int:
         piece = block.pieces[index]

@@ -31,6 +31,7 @@ class SiteKind(enum.IntEnum):
     CALLOUT = 1  # emulate the instruction
     BUDGET = 2  # the instruction budget does not cover this block
     LOOKUP = 3  # as LINK, but never chained: the jump table has no entry for the target
+    ALIGNMENT = 4  # an operand that must be aligned is about to be used for the first time
 
 
 # One exit, offsets counted from the start of the run: the offset that identifies it, kind, number of the instruction,

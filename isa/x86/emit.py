@@ -17,6 +17,7 @@ BUDGET: Final = 0x20  # instructions left, counted down by every block; 32 bits
 PENDING: Final = 0x24  # non-zero while an interrupt waits for the guest's IF
 VIRTUAL_IF: Final = 0x28  # the guest's IF, as the flag's bit: 0 or 0x200
 SELECTORS: Final = 0x30  # the guest's six segment selectors, 16 bits each
+SCRATCH_STACK: Final = 0x80  # the end of a stack that takes one register
 TABLES: Final = 0x1000  # jump tables: TABLE_SLOTS negated targets, then as many host addresses
 TABLE_SLOTS: Final = 1 << 16  # indexed by the low 16 bits of the target: MOVZX needs no flags
 TABLE_BYTES: Final = TABLE_SLOTS * 16
@@ -32,6 +33,8 @@ class HostLayout(Protocol):
     @property
     def data_base(self) -> dict[int, int]: ...
     @property
+    def user_data(self) -> int: ...
+    @property
     def leave(self) -> bytes: ...
     @property
     def void(self) -> dict[int, int]: ...
@@ -40,12 +43,13 @@ class HostLayout(Protocol):
 @dataclass(frozen=True, slots=True)
 class Target:
     """Where code is being emitted for: guest mode, backend layout, the offset of the mode's jump table in the monitor's
-    data, and whether data is reached through GS."""
+    data, whether data is reached through GS, and whether the code runs at CPL 3."""
 
     mode: int
     layout: HostLayout
     table: int
     through_gs: bool = False
+    user: bool = False
 
 
 class Emitter:
@@ -57,7 +61,7 @@ class Emitter:
         self.start = start
         self.code = bytearray()
         self.fixups: list[int] = []  # cache offsets of displacements that depend on where the code lies
-        self._data = target.layout.data_base[target.mode]
+        self._data = target.layout.data_base[target.mode] + (target.layout.user_data if target.user else 0)
         self._host = target.layout.code_base[target.mode] + start
         self._wide = target.mode == 64
         self._prefix = b"\x65" if target.through_gs else b""
@@ -153,7 +157,11 @@ class Emitter:
 
     def table_address(self, reg: int) -> None:
         """LEA reg, [the jump table]."""
-        self._data_operand(b"\x8d", reg, self.target.table)
+        self.data_address(reg, self.target.table)
+
+    def data_address(self, reg: int, offset: int) -> None:
+        """LEA reg, [data]."""
+        self._data_operand(b"\x8d", reg, offset)
 
     def load_constant(self, reg: int, value: int) -> None:
         """MOV reg, value in 32- and 64-bit code (registers 0..7)."""

@@ -21,7 +21,7 @@ from isa.x86.emit import BUDGET, INT32_MAX, INT32_MIN, Emitter, Target
 from isa.x86.misexecuted import may_divide_out_of_range, misexecuted
 from isa.x86.sensitive import Row, Treatment, lock_is_legal, row_of
 from isa.x86.state import ARITH, CS, DS, ES, GS, RCX, RDI, RSI, SS
-from isa.x86.vector import EMMS, TOUCH_MMX, is_sse, is_vector
+from isa.x86.vector import EMMS, TOUCH_MMX, is_sse, is_vector, memory_size, needs_alignment
 
 MASK64: Final = 0xFFFFFFFFFFFFFFFF
 
@@ -32,11 +32,12 @@ class BlockMode:
 
     `checked` is a bit mask of segment registers whose use must be checked by the interpreter; `through_gs` tells that
     DS is not flat and monitor data is reached through GS; `exact` that blocks test the instruction budget; `no_sse`
-    that CR4.OSFXSR is clear, so that SSE instructions are undefined.
+    that CR4.OSFXSR is clear, so that SSE instructions are undefined; `flat_stack` that RSP (32 bits of it in 32-bit
+    code) can hold any address of the monitor's; `aligning` that misaligned accesses fault (CR0.AM, EFLAGS.AC).
     """
 
     mode: int
-    user: bool
+    cpl: int
     iopl: int
     fpu_traps: bool
     through_gs: bool
@@ -45,7 +46,13 @@ class BlockMode:
     cs_base: int
     exact: bool
     no_sse: bool = False
+    flat_stack: bool = False
+    aligning: bool = False
     plain: set[Insn] = field(default_factory=set, repr=False)  # instructions found to be copied as they are
+
+    @property
+    def user(self) -> bool:
+        return self.cpl == 3
 
 
 _MOST_COPIES: Final = 4  # of the body of a loop that is unrolled ...
@@ -83,6 +90,7 @@ class Traits:
     vector: bool
     refused: bool  # a LOCK prefix makes it none
     misexecuted: bool
+    aligned: bool  # misaligned, its memory operand faults
 
 
 def traits(insn: Insn) -> Traits:
@@ -92,7 +100,9 @@ def traits(insn: Insn) -> Traits:
     row = row_of(insn)
     refused = row is None and not lock_is_legal(insn)
     ends = insn.flow is not Flow.NEXT or (row is not None and row.ends_block)
-    insn.traits = made = Traits(row, ends, is_vector(insn), refused, misexecuted(insn))
+    vector = is_vector(insn)
+    aligned = vector and 0 <= insn.modrm < 0xC0 and is_sse(insn) and needs_alignment(insn, memory_size(insn))
+    insn.traits = made = Traits(row, ends, vector, refused, misexecuted(insn), aligned)
     return made
 
 
@@ -105,14 +115,18 @@ def callout_reason(insn: Insn, mode: BlockMode) -> str:
         return "illegal lock"
     row = known.row
     if row is not None:
-        inside = row.treatment is Treatment.IN_CACHE and not segments_used(insn) & mode.checked
-        if inside and incache.possible(row.name, insn, mode.mode, mode.user, mode.iopl):
+        inside = row.treatment is Treatment.IN_CACHE and not segments_used(insn) & (
+            -1 if mode.aligning else mode.checked
+        )
+        if inside and incache.possible(row.name, insn, mode.cpl, mode.iopl, mode.flat_stack):
             return ""
         return row.name
     if known.vector and (mode.fpu_traps or (mode.no_sse and is_sse(insn))):
         return "fpu trap"
     if known.misexecuted:
         return "misexecuted"
+    if mode.aligning and segments_used(insn):
+        return "alignment"
     if mode.mode == 64:
         if insn.rip_relative and (insn.adsize != 8 or insn.vex):
             return "rip-relative"
@@ -371,7 +385,7 @@ class Rewriter:
         if row is not None:
             draft = self._draft
             draft.reasons.append((index, row.name))
-            sequence = incache.emulate(row.name, self._emit, insn, self._mode.user, self._mode.iopl)
+            sequence = incache.emulate(row.name, self._emit, insn, self._mode.cpl, self._mode.iopl)
             for start, end, regs in sequence.spilled:
                 draft.spilled(index, start, end, regs)
             for behind in sequence.slow_exits:
@@ -379,12 +393,14 @@ class Rewriter:
             return
         match insn.flow:
             case Flow.NEXT:
+                if traits(insn).aligned:
+                    self._draft.leaves(self._emit.leave(), SiteKind.ALIGNMENT, index)
                 if insn.opcode == EMMS:
                     self._emit.raw(TOUCH_MMX)  # Unicorn's EMMS leaves the x87 top of stack alone
                 elif insn.opcode == _CMPXCHG8B and insn.reg_field == 1:
                     # Unicorn's takes the flags it leaves alone from what was last brought up to date: at a jump
                     self._emit.raw((b"\x66" if insn.mode == 16 else b"") + b"\xeb\0")
-                elif not insn.rip_relative and insn.opcode not in (0xF6, 0xF7):  # a division looks at what is before it
+                elif not (insn.rip_relative or insn.opcode in (0xF6, 0xF7) or traits(insn).aligned):
                     self._mode.plain.add(insn)
                 self._copy(insn, index, pc)
             case Flow.JUMP:
