@@ -379,7 +379,7 @@ class Cpu(X86State):
 
         Raises the GuestFault of the write.
         """
-        if linear >> 12 in self._watched or self._aligning():
+        if linear >> 12 in self._watched or self.aligning:
             return -1
         gpa = self._physical(linear, Access.WRITE, self._cpl == 3)
         return gpa if self.memory.ram_offset(gpa) >= 0 and self.memory.watched(gpa) else -1
