@@ -102,7 +102,9 @@ class Translator:
         starts = self._new_starts(run.starts, run.pcs, mode, pc, linear, physical)
         for number, start in enumerate(starts):
             end = next((s for s in run.starts if s > start), len(run.insns))
-            rewriter.block(run.insns[start:end], run.pcs[start], number == 0, number + 1 < len(starts))
+            rewriter.block(
+                run.insns[start:end], run.raws[start:end], run.pcs[start], number == 0, number + 1 < len(starts)
+            )
         host, fixups, codes = rewriter.finish()
         raw = b"".join([code.raw for code in codes])
         made = Translation.of(key, pc, raw, host, array("H", fixups).tobytes(), codes)

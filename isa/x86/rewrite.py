@@ -91,6 +91,7 @@ class Traits:
     refused: bool  # a LOCK prefix makes it none
     misexecuted: bool
     aligned: bool  # misaligned, its memory operand faults
+    frees_flags: bool  # before it the arithmetic flags are dead, and it cannot fault
 
 
 def traits(insn: Insn) -> Traits:
@@ -102,7 +103,7 @@ def traits(insn: Insn) -> Traits:
     ends = insn.flow is not Flow.NEXT or (row is not None and row.ends_block)
     vector = is_vector(insn)
     aligned = vector and 0 <= insn.modrm < 0xC0 and is_sse(insn) and needs_alignment(insn, memory_size(insn))
-    insn.traits = made = Traits(row, ends, vector, refused, misexecuted(insn), aligned)
+    insn.traits = made = Traits(row, ends, vector, refused, misexecuted(insn), aligned, _frees_flags(insn, row))
     return made
 
 
@@ -165,30 +166,39 @@ _SET_FLAGS: Final = frozenset((
 ))  # fmt: skip
 
 
+def _frees_flags(insn: Insn, row: Row | None) -> bool:
+    """True where an instruction overwrites all arithmetic flags, reads none, and cannot fault."""
+    if insn.opcode not in _SET_FLAGS or insn.vex or row is not None:
+        return False
+    if insn.flags_read & ARITH or _definitely_written(insn) & ARITH != ARITH:
+        return False
+    touches_memory = 0 <= insn.modrm < 0xC0 or insn.opcode in _STRINGS
+    divides = insn.opcode in (0xF6, 0xF7) and insn.reg_field >= 6
+    return not (touches_memory or divides)
+
+
 def free_point(insns: list[Insn], mode: BlockMode) -> int:
     """Index of an instruction before which the arithmetic flags are dead and nothing can see them, or -1.
 
     That is one which overwrites all of them, reads none, and cannot fault or leave the cache.
     """
     for index, insn in enumerate(insns):
-        if insn.opcode not in _SET_FLAGS or insn.vex:
-            continue
-        if insn.flags_read & ARITH or _definitely_written(insn) & ARITH != ARITH:
-            continue
-        touches_memory = 0 <= insn.modrm < 0xC0 or insn.opcode in _STRINGS
-        divides = insn.opcode in (0xF6, 0xF7) and insn.reg_field >= 6
-        if not (touches_memory or divides or callout_reason(insn, mode) or traits(insn).row is not None):
+        if traits(insn).frees_flags and not callout_reason(insn, mode):
             return index
     return -1
 
 
-def copies_of_loop(insns: list[Insn], pc: int, mode: BlockMode) -> int:
-    """How often to repeat a block that loops to itself, so that the budget is charged once for several rounds."""
+def copies_of_loop(insns: list[Insn], raw: bytes, size: int, pc: int, mode: BlockMode) -> int:
+    """How often to repeat a block that loops to itself, so that the budget is charged once for several rounds.
+
+    `raw` are the bytes of its last instruction, `size` counts all.
+    """
     last = insns[-1]
     if mode.exact or last.flow is not Flow.BRANCH or 0xE0 <= last.opcode <= 0xE3:
         return 1
-    start_of_last = pc + sum(insn.size for insn in insns[:-1])
-    if last.target(start_of_last) != pc or any(traits(insn).row or callout_reason(insn, mode) for insn in insns):
+    if last.target(pc + size - len(raw), raw) != pc or any(
+        traits(insn).row or callout_reason(insn, mode) for insn in insns
+    ):
         return 1
     if any(may_divide_out_of_range(insn, insns[at - 1] if at else None) for at, insn in enumerate(insns)):
         return 1
@@ -271,15 +281,15 @@ class Rewriter:
         self._draft: _Draft
         self._cold: list[_Cold] = []
 
-    def block(self, insns: list[Insn], pc: int, reload_prefix: bool, falls_into_next: bool) -> None:
-        """Rewrite `insns`, the block at `pc`.
+    def block(self, insns: list[Insn], raws: list[bytes], pc: int, reload_prefix: bool, falls_into_next: bool) -> None:
+        """Rewrite `insns`, the block at `pc`; of one that is but a template (`Decoder.template`) only `raws` tells.
 
         `reload_prefix`: give it an entry for jumps through a table, which must not be fallen into.
         `falls_into_next`: the following block is emitted right behind.
         """
         emit, mode = self._emit, self._mode
         count = len(insns)
-        draft = self._draft = _Draft(pc, b"".join([i.raw for i in insns]), emit.at, bytes([i.size for i in insns]))
+        draft = self._draft = _Draft(pc, b"".join(raws), len(emit.code), bytes(map(len, raws)))
         self._drafts.append(draft)
         if reload_prefix and mode.mode != 16:
             draft.indirect_entry = emit.at
@@ -289,23 +299,30 @@ class Rewriter:
         draft.entry = emit.at
         free = -1 if mode.exact else free_point(insns, mode)
         counted_at = draft.counted_at = max(free, 0)
-        charge = draft.charge = count * copies_of_loop(insns, pc, mode)
+        charge = draft.charge = count * copies_of_loop(insns, raws[-1], len(draft.raw), pc, mode)
+        if charge != count:
+            insns, raws = insns * (charge // count), raws * (charge // count)
         loop, plain, starts, code = pc, mode.plain, draft.starts, emit.code
         wrap = MASK64 if mode.mode == 64 else 0xFFFFFFFF
         before = None
-        for index, insn in enumerate(insns if charge == count else insns * (charge // count)):
-            starts.append(draft.start if index == 0 else len(code))
+        for index, insn in enumerate(insns):
+            starts.append(len(code))
             if index == counted_at:
                 self._count(charge, free >= 0, index)
-            next_pc = pc + insn.size & wrap
             if insn in plain:
-                code += insn.raw
-            elif index + 1 < charge and index % count == count - 1:  # a round ends and another one follows
-                self._link(index, next_pc, emit.branch(insn.opcode & 15 ^ 1), charge - index - 1)
-                next_pc = loop
+                code += raws[index]
+                pc += insn.size
             else:
-                self._one(insn, index, pc, before)
-            before, pc = insn, next_pc
+                raw, next_pc = raws[index], pc + insn.size & wrap
+                if index + 1 < charge and index % count == count - 1:  # a round ends and another one follows
+                    self._link(index, next_pc, emit.branch(insn.opcode & 15 ^ 1), charge - index - 1)
+                    next_pc = loop
+                else:
+                    self._one(insn, raw, index, pc, before)
+                pc = next_pc
+            before = insn
+        starts[0] = draft.start
+        pc &= wrap
         draft.falls_through = falls_through(insns[-1])
         if draft.falls_through and not falls_into_next:
             self._link(charge - 1, pc, emit.jump())
@@ -374,7 +391,7 @@ class Rewriter:
         self._draft.reasons.append((index, reason))
         self._draft.leaves(self._emit.leave(), SiteKind.CALLOUT, index)
 
-    def _one(self, insn: Insn, index: int, pc: int, before: Insn | None) -> None:
+    def _one(self, insn: Insn, raw: bytes, index: int, pc: int, before: Insn | None) -> None:
         reason = callout_reason(insn, self._mode)
         if not reason and may_divide_out_of_range(insn, before):
             reason = "misexecuted"
@@ -402,20 +419,20 @@ class Rewriter:
                     self._emit.raw((b"\x66" if insn.mode == 16 else b"") + b"\xeb\0")
                 elif not (insn.rip_relative or insn.opcode in (0xF6, 0xF7) or traits(insn).aligned):
                     self._mode.plain.add(insn)
-                self._copy(insn, index, pc)
+                self._copy(insn, raw, index, pc)
             case Flow.JUMP:
-                self._link(index, insn.target(pc), self._emit.jump())
+                self._link(index, insn.target(pc, raw), self._emit.jump())
             case Flow.BRANCH:
-                self._branch(insn, index, pc)
+                self._branch(insn, raw, index, pc)
             case Flow.CALL:
-                self._call(insn, index, pc)
+                self._call(insn, raw, index, pc)
             case Flow.RETURN | Flow.INDIRECT_JUMP | Flow.INDIRECT_CALL:
-                self._indirect(insn, index, pc)
+                self._indirect(insn, raw, index, pc)
             case Flow.SYSTEM | Flow.INVALID:
                 self._callout(index, insn.flow.value)
 
-    def _branch(self, insn: Insn, index: int, pc: int) -> None:
-        target = insn.target(pc)
+    def _branch(self, insn: Insn, raw: bytes, index: int, pc: int) -> None:
+        target = insn.target(pc, raw)
         if insn.opcode < 0xE0 or insn.opcode >= 0x0F80:
             self._link(index, target, self._emit.branch(insn.opcode & 15))
             return
@@ -434,14 +451,14 @@ class Rewriter:
             return pc + insn.size & MASK64, 8
         return pc + insn.size & (0xFFFF if insn.opsize == 2 else 0xFFFFFFFF), insn.opsize
 
-    def _call(self, insn: Insn, index: int, pc: int) -> None:
+    def _call(self, insn: Insn, raw: bytes, index: int, pc: int) -> None:
         if insn.mode == 64 and insn.opsize == 2:
             self._callout(index, "16-bit call")
             return
         self._emit.push_constant(*self._return_address(insn, pc))
-        self._link(index, insn.target(pc), self._emit.jump())
+        self._link(index, insn.target(pc, raw), self._emit.jump())
 
-    def _indirect(self, insn: Insn, index: int, pc: int) -> None:
+    def _indirect(self, insn: Insn, raw: bytes, index: int, pc: int) -> None:
         """A return or an indirect jump or call: look the target up in the mode's jump table."""
         emit = self._emit
         if self._mode.through_gs or not incache.lookup_possible(insn, self._mode.stack32):
@@ -454,10 +471,10 @@ class Rewriter:
         if insn.flow is Flow.RETURN:
             emit.raw(b"\x48\x8b\x34\x24" if insn.mode == 64 else b"\x8b\x34\x24")  # mov rsi, [rsp]
         else:
-            self._load_target(insn, pc)
+            self._load_target(insn, raw, pc)
         incache.lookup(emit)
         if insn.flow is Flow.RETURN:
-            extra = int.from_bytes(insn.raw[insn.opcode_at + 1 :], "little") if insn.opcode == 0xC2 else 0
+            extra = int.from_bytes(raw[insn.opcode_at + 1 :], "little") if insn.opcode == 0xC2 else 0
             incache.drop_stack(emit, (8 if insn.mode == 64 else 4) + extra)
         elif insn.flow is Flow.INDIRECT_CALL:
             emit.push_constant(*self._return_address(insn, pc))
@@ -465,9 +482,8 @@ class Rewriter:
         # until the last instruction nothing the guest can see has changed: a lookup that misses can be undone
         self._draft.spilled(index, loading, emit.at, spilled)
 
-    def _load_target(self, insn: Insn, pc: int) -> None:
+    def _load_target(self, insn: Insn, raw: bytes, pc: int) -> None:
         """MOV rsi, r/m of an indirect jump or call, with the guest's registers still in place."""
-        raw = insn.raw
         modrm = insn.modrm & 0xC7 | RSI << 3
         prefixes = bytes(b for b in raw[: insn.opcode_at] if b not in (0xF2, 0xF3, 0x3E) and b & 0xF0 != 0x40)
         if insn.mode == 64:
@@ -490,12 +506,11 @@ class Rewriter:
         self._emit.raw(bytes((0x48, 0xB8 | scratch)) + struct.pack("<Q", address))
         self._emit.raw(head + bytes(((reg & 7) << 3 | scratch,)) + immediate)
 
-    def _copy(self, insn: Insn, index: int, pc: int) -> None:
+    def _copy(self, insn: Insn, raw: bytes, index: int, pc: int) -> None:
         emit = self._emit
         if not insn.rip_relative:
-            emit.raw(insn.raw)
+            emit.code += raw
             return
-        raw = insn.raw
         address = pc + insn.size + struct.unpack_from("<i", raw, insn.disp_at)[0] & MASK64
         if insn.opcode == 0x8D:  # LEA has no memory access: load its result as a constant
             self._constant(insn, address)
