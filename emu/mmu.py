@@ -438,6 +438,13 @@ class ShadowMmu:
                 self.space.code_pages[key] = page
         return page
 
+    def used_code_page(self, linear: int, user: bool) -> int:
+        """As `code_page`, but -1 where the fetch would fault or set an A bit."""
+        page = self.space.code_pages.get((linear >> 12, user))
+        if page is not None:
+            return page
+        return self.code_page(linear, user) if paging.fetched_before(self._cpu, linear, user) else -1
+
     def _register(self, linear: int, key: CodeKey) -> bool:
         """Have every table on the way to a page of code know of it."""
         if not self._width:

@@ -374,6 +374,16 @@ class Cpu(X86State):
         as_user = self._cpl == 3 if user is None else user
         self._scatter(self._pieces(linear, size, Access.WRITE, as_user), value)
 
+    def traced_page(self, linear: int) -> int:
+        """Guest-physical address for a write at `linear` to RAM with a write trace, or -1 where that needs more care.
+
+        Raises the GuestFault of the write.
+        """
+        if linear >> 12 in self._watched or self.aligning:
+            return -1
+        gpa = self._physical(linear, Access.WRITE, self._cpl == 3)
+        return gpa if self.memory.ram_offset(gpa) >= 0 and self.memory.watched(gpa) else -1
+
     def reach_linear(self, linear: int, size: int, access: Access) -> None:
         """Raise the page fault of a system access to any number of bytes, if there is one."""
         self._pieces(linear, size, access, False)

@@ -22,7 +22,7 @@ def test_every_sensitive_instruction_was_replaced(name: str, monkeypatch: pytest
 
     def noting(self: CodeCache, blocks: list[Block], code: bytes) -> None:
         start = self.next_offset
-        made.extend((block, code[block.code.start - start : block.code.end - start]) for block in blocks)
+        made.extend((block, code[block.start - start : block.end - start]) for block in blocks)
         add(self, blocks, code)
 
     monkeypatch.setattr(CodeCache, "add", noting)
@@ -36,14 +36,14 @@ def test_every_sensitive_instruction_was_replaced(name: str, monkeypatch: pytest
     assert made
     sensitive = 0
     for block, host in made:
-        ends = [piece.start for piece in block.code.pieces[1:]] + [block.code.end]
-        for piece, end in zip(block.code.pieces, ends, strict=True):
+        ends = [piece.start for piece in block.pieces[1:]] + [block.end]
+        for piece, end in zip(block.pieces, ends, strict=True):
             row = row_of(piece.insn)
             if row is None:
                 continue
             sensitive += 1
             assert piece.reason == row.name, f"{piece.insn.text()} at {piece.guest_pc:#x}"
-            code = host[piece.start - block.code.start : end - block.code.start]
+            code = host[piece.start - block.start : end - block.start]
             decoder, at = Decoder(block.mode.mode), 0
             while at < len(code):
                 insn = decoder.decode(code[at : at + 15].ljust(15, b"\x90"))

@@ -65,7 +65,7 @@ def translate(
     memory, backend, translator = world
     memory.write_bytes(ORG, code + b"\xeb\xfe")
     block = translator.translate(mode, ORG, ORG, ORG, lambda linear, user: (0, b""))
-    return block, bytes(backend.code[block.code.start : block.code.end])
+    return block, bytes(backend.code[block.start : block.end])
 
 
 def sensitive_left(host: bytes, mode: int, leave: bytes) -> list[str]:
