@@ -15,6 +15,7 @@ from isa.x86.rewrite import BlockMode
 
 PAGE_SHIFT = 12
 CodeKey = tuple[int, bool]  # linear page number, user
+_MOST_SALTS = (1 << 14) - 1
 _JUMP = 5  # bytes of a jump with a 32-bit displacement
 
 
@@ -34,7 +35,11 @@ class CacheCounters:
 
 
 class JumpTable:
-    """One mode's table from guest targets to host addresses, searched by translated code (`isa.x86.incache`)."""
+    """A table from guest targets to host addresses, searched by translated code (`isa.x86.incache`).
+
+    It is one mode's, or that of all modes of 16-bit code at one privilege: those have 64 KiB of targets each, which are
+    told apart by a number that is added (see `CodeCache.salt`).
+    """
 
     def __init__(self, data: memoryview, offset: int) -> None:
         self.offset = offset
@@ -83,6 +88,9 @@ class CodeCache:
         self._bytes: dict[int, bytearray] = {}  # page -> 1 for every byte some block was made from
         self.sites: dict[int, tuple[Block, Site]] = {}
         self._tables: dict[BlockMode, JumpTable] = {}
+        self._shared: dict[bool, JumpTable] = {}  # of 16-bit code, by whether it is user code
+        self._salts: dict[BlockMode, int] = {}
+        self._made = 0  # jump tables in use
         self.counters = CacheCounters()
 
     # -- finding -----------------------------------------------------------------------------------------------
@@ -120,11 +128,28 @@ class CodeCache:
         """The jump table of a mode, made at first use; None where all are taken (flush, then ask again)."""
         found = self._tables.get(mode)
         if found is None:
-            offset = TABLES + len(self._tables) * TABLE_BYTES
-            if offset + TABLE_BYTES > self._backend.layout.data_size:
-                return None
-            found = self._tables[mode] = JumpTable(self._backend.data, offset)
+            if mode.mode == 16:
+                found = self._shared.get(mode.user)
+            if found is None:
+                offset = TABLES + self._made * TABLE_BYTES
+                if offset + TABLE_BYTES > self._backend.layout.data_size:
+                    return None
+                found = JumpTable(self._backend.data, offset)
+                self._made += 1
+            if mode.mode == 16:
+                if len(self._salts) == _MOST_SALTS:
+                    return None
+                self._shared[mode.user] = found
+                self._salts[mode] = (len(self._salts) + 1 << 17) + (mode.cs_base & 0xFFFF)
+            self._tables[mode] = found
         return found
+
+    def salt(self, mode: BlockMode) -> int:
+        """What is added to a mode's targets in its jump table.
+
+        The low bits spread segments over the table, bits 17 and up are the mode's own: targets have 16 bits.
+        """
+        return self._salts.get(mode, 0)
 
     def add(self, blocks: list[Block], code: bytes) -> None:
         """Install a run of blocks that were placed at `next_offset`."""
@@ -185,7 +210,8 @@ class CodeCache:
         table = self._tables.get(block.mode)
         if table is not None and block.indirect_entry >= 0:
             base = self._backend.layout.code_base[block.mode.mode]
-            table.put(block.pc, base + block.indirect_entry, block.mode.mode == 64)
+            if block.mode.mode != 16 or block.pc < 1 << 16:
+                table.put(block.pc + self.salt(block.mode), base + block.indirect_entry, block.mode.mode == 64)
 
     def forget_user_targets(self) -> None:
         """Empty the jump tables of user code."""
@@ -199,7 +225,7 @@ class CodeCache:
             self.unlink(behind)
         table = self._tables.get(block.mode)
         if table is not None:
-            table.drop(block.pc)
+            table.drop(block.pc + self.salt(block.mode))
 
     # -- dropping ----------------------------------------------------------------------------------------------
 
@@ -270,6 +296,9 @@ class CodeCache:
         for table in self._tables.values():
             table.clear()
         self._tables.clear()
+        self._shared.clear()
+        self._salts.clear()
+        self._made = 0
         self._blocks.clear()
         self._order.clear()
         self._by_order.clear()

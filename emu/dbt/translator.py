@@ -189,8 +189,6 @@ class Translator:
 
     def publish(self, block: Block) -> None:
         """Let indirect jumps find `block`, giving it an entry for them where it has none."""
-        if block.mode.mode == 16:
-            return
         block.translation.entered.add(block.number)
         if self._entered is not None and not block.mode.user:
             self._entered(block)
@@ -210,8 +208,9 @@ class Translator:
             table = self._cache.table(mode)
             if table is None:
                 raise RuntimeError("no jump table is free: has_room was not asked")
-            target = Target(mode.mode, self._backend.layout, table.offset, mode.through_gs, mode.user)
-            key = key_of(mode, self._backend.layout.data_base[mode.mode], table.offset)
+            salt, layout = self._cache.salt(mode), self._backend.layout
+            target = Target(mode.mode, layout, table.offset, mode.through_gs, mode.user, salt)
+            key = key_of(mode, layout.data_base[mode.mode], table.offset + salt)
             found = self._targets[mode] = target, key
             self._modes[key] = mode
         return found

@@ -9,7 +9,26 @@ from emu.backends import tuning
 from emu.engines.translate import TranslateEngine
 from emu.exits import Budget, Fault, Halt
 from emu.preempt import Preempter
-from isa.x86.state import CR0_AM, CR0_PE, CR0_TS, CR4_OSFXSR, CS, DS, ES, FS, GS, IF, RAX, RBX, RCX, RSI, SS, Segment
+from guests.encode import raw
+from isa.x86.state import (
+    CR0_AM,
+    CR0_PE,
+    CR0_TS,
+    CR4_OSFXSR,
+    CS,
+    DS,
+    ES,
+    FS,
+    GS,
+    IF,
+    RAX,
+    RBX,
+    RCX,
+    RSI,
+    RSP,
+    SS,
+    Segment,
+)
 
 ORG = 0x100000
 Make = Callable[..., Any]  # builds a World (see conftest)
@@ -306,3 +325,47 @@ def test_alignment_checks_begin_with_popf(make: Make, kind: str) -> None:
     out = world.run()
     assert isinstance(out, Fault)
     assert (out.vector, out.error, out.pc) == (17, 0, at)
+
+
+def test_returns_of_16_bit_code_stay_in_the_cache(make: Make) -> None:
+    world = make()
+    cpu = world.cpu
+    cpu.mode = 16
+    for base, seg in ((0x8000, CS), (0x2000, DS), (0x3000, ES), (0x4000, SS), (0, FS), (0, GS)):
+        cpu.segs[seg] = Segment(base >> 4, base, 0xFFFF, 0x9B if seg == CS else 0x93)
+    cpu.rip, cpu.regs[RSP] = 0, 0xABCD_0000  # SP wraps, and the upper half stays
+    # 5000 times: call f; f: inc bx; push word of a table, ret to it; it jumps back through the table
+    text = (
+        "mov cx, 5000; again: call f; mov si, 2; jmp word ptr [si]; back: dec cx; jnz again; hlt; "
+        "f: inc bx; .byte 0xff, 0x36, 0, 0; .byte 0xc3; g: add eax, 1; .byte 0xc2, 0, 0"  # push word ptr [0]; ret; ret 0
+    )
+    world.memory.write_bytes(0x8000, raw(text, 16, 0))
+    code = raw(text, 16, 0)
+    back, g = code.index(bytes.fromhex("49")), code.index(bytes.fromhex("6683c001"))
+    world.memory.write_bytes(0x2000, g.to_bytes(2, "little") + back.to_bytes(2, "little"))
+    assert world.run() == Halt(False)
+    assert (cpu.regs[RAX], cpu.regs[RBX], cpu.regs[RCX]) == (5000, 5000, 0)
+    assert cpu.regs[RSP] == 0xABCD_0000 | -2 * 5000 & 0xFFFF  # the assembler's CALL pushes four bytes
+    exits = world.engine.counters().exits
+    assert exits["indirect"] < 10
+    assert not exits["indirect transfer"]
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_unreal_mode_reaches_all_addresses(make: Make, kind: str) -> None:
+    world = make(kind)
+    cpu = world.cpu
+    cpu.mode = 16
+    cpu.segs[CS] = Segment(0x800, 0x8000, 0xFFFF, 0x9B)
+    for seg in (DS, SS, FS, GS):
+        cpu.segs[seg] = Segment(0, 0, 0xFFFF, 0x93)
+    cpu.segs[ES] = Segment(0x100, 0x1000, 0xFFFFFFFF, 0x93)
+    cpu.rip = 0
+    text = "mov ecx, 1000; mov edi, 0x200000; again: inc dword ptr es:[edi]; dec ecx; jnz again; mov ax, [edi]"
+    world.memory.write_bytes(0x8000, raw(text, 16, 0))
+    out = world.run()
+    assert isinstance(out, Fault)  # DS ends at 64 KiB
+    assert out.vector == 13
+    assert world.memory.read(0x201000, 4) == 1000
+    if kind == "translate":
+        assert world.engine.counters().exits["segment check"] == 1
