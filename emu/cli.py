@@ -61,7 +61,7 @@ def run(screenshot: str | None, json_: bool, quiet: bool, **options: Any) -> int
     from emu.cli_run import RunOptions, execute
     from emu.saved_code import default_folder
 
-    if options["cache"] is None:
+    if options["cache"] is None and not options["no_cache"]:
         options["cache"] = default_folder()
     output = RunOptions(Path(screenshot) if screenshot is not None else None, json_, quiet)
     return execute(config_of(**options), output)

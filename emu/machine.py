@@ -56,6 +56,7 @@ class RunStats:
     direct_exits: int = 0
     dispatches: int = 0
     translated_instructions: int = 0
+    reused_instructions: int = 0  # of these, whose translation was kept from an earlier run
     guest_bytes: int = 0
     host_bytes: int = 0
     translation_seconds: float = 0.0
@@ -362,6 +363,7 @@ class Machine:
             direct_exits=counters.direct_exits,
             dispatches=counters.dispatches,
             translated_instructions=counters.translated_instructions,
+            reused_instructions=counters.reused_instructions,
             guest_bytes=counters.guest_bytes,
             host_bytes=counters.host_bytes,
             translation_seconds=counters.translation_seconds,

@@ -19,6 +19,7 @@ class EngineCounters:
     dispatches: int = 0  # times the next block was looked up by the monitor
     blocks: int = 0
     translated_instructions: int = 0
+    reused_instructions: int = 0  # of these, whose translation an earlier run made
     guest_bytes: int = 0
     host_bytes: int = 0
     direct_exits: int = 0
