@@ -48,8 +48,8 @@ class KernelWatch:
     """Follows the console of a Linux kernel; `panic` is what it says of its panic, None as long as it has not.
 
     `panicked` is called behind the panic's last line. With panic= on its command line a kernel resets the machine
-    instead. `halted` is true once it said that it is about to halt the CPU for good, which is all that `poweroff` can do
-    on a machine without ACPI (kernel/reboot.c).
+    instead. `halted` is true once it said that it halts the CPU for good, which is all that `poweroff` can do on a
+    machine without ACPI (kernel/reboot.c).
     """
 
     _BEGIN, _END = b"Kernel panic - not syncing", b"---[ end Kernel panic"
