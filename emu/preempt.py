@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -10,11 +11,15 @@ _REPEAT = 0.001  # seconds between two attempts: one made just before the engine
 
 
 class Preempter:
-    """Calls `interrupt` once an armed delay has passed, and again every millisecond until disarmed."""
+    """Calls `interrupt` once an armed delay has passed, and again every millisecond until disarmed.
+
+    Arming wakes the thread only where it would look too late: most delays are given up long before they pass.
+    """
 
     def __init__(self, interrupt: Callable[[], None]) -> None:
         self._interrupt = interrupt
         self._when: float | None = None
+        self._looks = math.inf  # when the thread looks at `_when` next, unless it is notified
         self._closed = False
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None  # started when it is first needed
@@ -26,7 +31,8 @@ class Preempter:
             self._thread.start()
         with self._changed:
             self._when = None if delay_ns is None else time.monotonic() + max(delay_ns, 0) / 1e9
-            self._changed.notify()
+            if self._when is not None and self._when < self._looks:
+                self._changed.notify()
 
     def disarm(self) -> None:
         with self._changed:
@@ -42,12 +48,12 @@ class Preempter:
     def _watch(self) -> None:
         with self._changed:
             while not self._closed:
+                now = time.monotonic()
                 if self._when is None:
-                    self._changed.wait()
-                    continue
-                left = self._when - time.monotonic()
-                if left > 0:
-                    self._changed.wait(left)
-                    continue
-                self._interrupt()
-                self._changed.wait(_REPEAT)
+                    self._looks = math.inf
+                elif self._when > now:
+                    self._looks = self._when
+                else:
+                    self._interrupt()
+                    self._looks = now + _REPEAT
+                self._changed.wait(None if self._looks == math.inf else self._looks - now)

@@ -83,6 +83,12 @@ def catalogue() -> dict[str, Guest]:
     return {guest.name: guest for guest in guests}
 
 
+def linux_programs() -> dict[str, Guest]:
+    """Programs for Linux, built and described as the guests are; they run in a guest's Linux or on the host's."""
+    folder = Path(str(files(__name__))) / "user"
+    return {program.name: program for program in map(parse_header, sorted(folder.glob("*.s")))}
+
+
 def parse_header(source: Path) -> Guest:
     """Read the comment lines that open `source`. Raises HeaderError, naming the field at fault."""
     fields, blocks, qemu_lines = _read_fields(source)

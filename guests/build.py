@@ -6,7 +6,7 @@ import struct
 import sys
 from pathlib import Path
 
-from guests import Guest, catalogue
+from guests import Guest, catalogue, linux_programs
 from guests.assembler import AssemblyError, Program, assemble
 
 SECTOR = 512
@@ -85,7 +85,7 @@ def wrap_elf(program: Program, bits: int) -> bytes:
 def main(arguments: list[str]) -> int:
     """`python -m guests.build [--check] [NAME ...]`: 0 when all is built or equal, 1 on a difference, 2 on misuse."""
     check = "--check" in arguments
-    known = catalogue()
+    known = catalogue() | linux_programs()
     names = [a for a in arguments if a != "--check"] or list(known)
     unknown = [name for name in names if name not in known]
     if unknown:

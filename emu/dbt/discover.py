@@ -16,9 +16,13 @@ PAGE = 0x1000
 
 @dataclass(slots=True)
 class Run:
-    """Instructions from `pc` on, cut at `starts` (indexes of the instructions that begin blocks, ascending)."""
+    """Instructions from `pc` on, cut at `starts` (indexes of the instructions that begin blocks, ascending).
+
+    `raws` are their bytes; an element of `insns` may be but a template (`Decoder.template`).
+    """
 
     insns: list[Insn]
+    raws: list[bytes]
     pcs: list[int]
     starts: list[int]
 
@@ -31,37 +35,48 @@ def discover(decoder: Decoder, page: bytes, offset: int, pc: int, first: Callabl
     a block of its own; `first` then fetches its bytes and may raise the guest's page fault.
     """
     insns: list[Insn] = []
+    raws: list[bytes] = []
     pcs: list[int] = []
     cuts = {0}
     targets: list[int] = []
     length = 0
-    mode = decoder.mode
+    mask = 0xFFFFFFFFFFFFFFFF if decoder.mode == 64 else 0xFFFFFFFF
+    template = decoder.template
     while len(insns) < MAX_RUN and offset < PAGE:
-        insn = decoder.decode(page[offset : offset + 15])
-        if insn is None or (insn.flow is Flow.INVALID and offset > PAGE - 15):
-            if insns:
+        insn = template(page, offset)
+        if insn is None or offset + insn.size > PAGE:
+            insn = decoder.decode(page[offset : offset + 15])
+            if insn is None or (insn.flow is Flow.INVALID and offset > PAGE - 15):
+                if insns:
+                    break
+                whole = first()
+                insn = decoder.decode(whole.ljust(15, b"\0"))
+                assert insn is not None
+                insns.append(insn)
+                raws.append(insn.raw)
+                pcs.append(pc)
                 break
-            whole = first()
-            insn = decoder.decode(whole.ljust(15, b"\0"))
-            assert insn is not None
-            insns.append(insn)
-            pcs.append(pc)
-            break
+        size = insn.size
+        raw = page[offset : offset + size]
         insns.append(insn)
+        raws.append(raw)
         pcs.append(pc)
-        offset += insn.size
+        offset += size
         length += 1
-        next_pc = pc + insn.size
-        if mode != 64:
-            next_pc &= 0xFFFFFFFF
-        if insn.flow in (Flow.BRANCH, Flow.JUMP):
-            targets.append(insn.target(pc))
-        pc = next_pc
-        if insn.flow is Flow.BRANCH or length >= MAX_BLOCK:
+        flow = insn.flow
+        if flow is Flow.BRANCH:
+            targets.append(insn.target(pc, raw))
             cuts.add(len(insns))
             length = 0
-        elif traits(insn).ends:
-            break
+        else:
+            if flow is Flow.JUMP:
+                targets.append(insn.target(pc, raw))
+            if length >= MAX_BLOCK:
+                cuts.add(len(insns))
+                length = 0
+            elif traits(insn).ends:
+                break
+        pc = pc + size & mask
     index_of = {at: n for n, at in enumerate(pcs)}
     cuts.update(index_of[target] for target in targets if target in index_of)
-    return Run(insns, pcs, sorted(cut for cut in cuts if cut < len(insns)))
+    return Run(insns, raws, pcs, sorted(cut for cut in cuts if cut < len(insns)))

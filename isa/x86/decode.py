@@ -68,6 +68,9 @@ _SIZED: Final = frozenset(
 )
 
 
+# Instructions of which the immediate decides more than a value: shifts that may change no flag, comparisons.
+_BY_IMMEDIATE: Final = frozenset((0xC0, 0xC1, 0x0FA4, 0x0FAC, 0x0FC2))
+
 _LOW: Final = s.SF | s.ZF | s.AF | s.PF | s.CF
 # Flags read and written where capstone is wrong: it takes CMPPS and CMPSD for integer compares.
 _FLAGS: Final = {
@@ -152,17 +155,16 @@ class Insn:
     def rip_relative(self) -> bool:
         return self.mode == 64 and self.modrm >= 0 and self.modrm & 0xC7 == 5
 
-    def target(self, pc: int) -> int:
-        """Target of a direct branch at offset `pc` in its code segment, wrapped to the operand size."""
-        raw = (pc + self.size + self.displacement()) & 0xFFFFFFFFFFFFFFFF
-        if self.mode == 64:
-            return raw
-        return raw & (0xFFFF if self.opsize == 2 else 0xFFFFFFFF)
+    def target(self, pc: int, raw: bytes | None = None) -> int:
+        """Target of a direct branch at offset `pc` in its code segment, wrapped to the operand size.
 
-    def displacement(self) -> int:
-        """Signed displacement of a direct branch (its last 1, 2 or 4 bytes)."""
-        length = self.imm_size
-        return int.from_bytes(self.raw[self.size - length :], "little", signed=True)
+        `raw` are its bytes where this is only its template (`Decoder.template`); the displacement is the last of them.
+        """
+        displacement = int.from_bytes((raw or self.raw)[self.size - self.imm_size :], "little", signed=True)
+        target = pc + self.size + displacement
+        if self.mode == 64:
+            return target & 0xFFFFFFFFFFFFFFFF
+        return target & (0xFFFF if self.opsize == 2 else 0xFFFFFFFF)
 
     def text(self) -> str:
         """Assembly text in Intel syntax; branch targets are relative to address 0."""
@@ -298,6 +300,9 @@ class Decoder:
         self._start = ctypes.addressof(self._buffer)
         self._memo: dict[bytes, Insn] = {}  # by the instruction's bytes; by all that was looked at where it is none
         self._lengths: dict[bytes, tuple[int, ...]] = {}  # of the keys, by their first bytes
+        self._templates: dict[bytes, Insn] = {}  # by everything in front of displacement and immediate
+        self._heads: dict[bytes, tuple[int, ...]] = {}  # lengths of these keys, by their first bytes
+        self._single: list[Insn | None] = [None] * 256  # templates of which the opcode is all
         self._wide: Decoder | None = None
 
     def decode(self, code: bytes) -> Insn | None:
@@ -329,10 +334,12 @@ class Decoder:
             translated = self._build(code)
             if translated.rex & 8 and translated.opcode in _SIZED and 0x66 in translated.raw[: translated.opcode_at]:
                 translated = self._without_66(code, translated)
+            else:
+                self._learn(translated)
         if translated is None:
             if len(code) < MAX_LENGTH:
                 return None
-            translated = self._invalid(code)
+            translated = self.undefined(code)
         insn = translated
         if len(self._memo) > 200_000:  # bounds memory when a guest executes random bytes
             self.forget()
@@ -343,12 +350,49 @@ class Decoder:
             self._lengths[start] = (*lengths, length)
         return insn
 
+    def template(self, page: bytes, at: int) -> Insn | None:
+        """An instruction that differs from the one at `at` of `page` in the values of displacement and immediate only.
+
+        None where none is known; what is found may be longer than the page.
+        """
+        single = self._single[page[at]]
+        if single is not None:
+            return single
+        for length in self._heads.get(page[at : at + 2], ()):
+            found = self._templates.get(page[at : at + length])
+            if found is not None:
+                return found
+        return None
+
+    def _learn(self, insn: Insn) -> None:
+        """Remember an instruction as a template for others."""
+        if insn.vex or insn.opcode in _BY_IMMEDIATE:
+            return
+        if insn.modrm >= 0:
+            head = insn.modrm_at + 1 + (insn.adsize != 2 and insn.modrm < 0xC0 and insn.modrm & 7 == 4)
+        else:
+            head = insn.opcode_at + (1 if insn.opcode < 0x100 else 2 if insn.opcode < 0x10000 else 3)
+        if head + insn.disp_size + insn.imm_size != insn.size:
+            return
+        if head == 1:
+            self._single[insn.raw[0]] = insn
+            return
+        start = insn.raw[:2]
+        lengths = self._heads.get(start, ())
+        if head not in lengths:
+            self._heads[start] = (*lengths, head)
+        self._templates[insn.raw[:head]] = insn
+
     def forget(self) -> None:
         """Give back the memory of what is remembered, some two kilobytes an instruction."""
         self._memo.clear()
         self._lengths.clear()
+        self._templates.clear()
+        self._heads.clear()
+        self._single = [None] * 256
 
-    def _invalid(self, code: bytes) -> Insn:
+    def undefined(self, code: bytes) -> Insn:
+        """What stands for bytes that are no instruction."""
         insn = Insn()
         insn.raw, insn.size, insn.mode, insn.id, insn._text = code[:1], 1, self.mode, 0, b"(bad)"
         insn._detail, insn._operands = b"", ()

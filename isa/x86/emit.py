@@ -8,8 +8,10 @@ flags unless its name says so. Every encoding is compared with keystone's by a t
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
+
+_DISPLACEMENT: Final = struct.Struct("<i")
 
 # Offsets in the monitor's data.
 SPILL: Final = (0x00, 0x08, 0x10)  # three spill slots
@@ -17,6 +19,7 @@ BUDGET: Final = 0x20  # instructions left, counted down by every block; 32 bits
 PENDING: Final = 0x24  # non-zero while an interrupt waits for the guest's IF
 VIRTUAL_IF: Final = 0x28  # the guest's IF, as the flag's bit: 0 or 0x200
 SELECTORS: Final = 0x30  # the guest's six segment selectors, 16 bits each
+SCRATCH_STACK: Final = 0x80  # the end of a stack that takes one register
 TABLES: Final = 0x1000  # jump tables: TABLE_SLOTS negated targets, then as many host addresses
 TABLE_SLOTS: Final = 1 << 16  # indexed by the low 16 bits of the target: MOVZX needs no flags
 TABLE_BYTES: Final = TABLE_SLOTS * 16
@@ -32,6 +35,8 @@ class HostLayout(Protocol):
     @property
     def data_base(self) -> dict[int, int]: ...
     @property
+    def user_data(self) -> int: ...
+    @property
     def leave(self) -> bytes: ...
     @property
     def void(self) -> dict[int, int]: ...
@@ -40,12 +45,16 @@ class HostLayout(Protocol):
 @dataclass(frozen=True, slots=True)
 class Target:
     """Where code is being emitted for: guest mode, backend layout, the offset of the mode's jump table in the monitor's
-    data, and whether data is reached through GS."""
+    data, whether data is reached through GS, and whether the code runs at CPL 3."""
 
     mode: int
     layout: HostLayout
     table: int
     through_gs: bool = False
+    user: bool = False
+    operands: dict[tuple[bytes, int, int, bytes, bool], tuple[bytes, int]] = field(
+        default_factory=dict, compare=False, repr=False
+    )  # instructions on the monitor's data, as the emitter encoded them
 
 
 class Emitter:
@@ -56,8 +65,11 @@ class Emitter:
         self.target = target
         self.start = start
         self.code = bytearray()
-        self._data = target.layout.data_base[target.mode]
-        self._host = target.layout.code_base[target.mode] + start
+        self.fixups: list[int] = []  # cache offsets of displacements that depend on where the code lies
+        self._data = target.layout.data_base[target.mode] + (target.layout.user_data if target.user else 0)
+        self._base = target.layout.code_base[target.mode]
+        self._host = self._base + start
+        self._known = target.operands
         self._wide = target.mode == 64
         self._prefix = b"\x65" if target.through_gs else b""
         if target.mode == 16:
@@ -73,16 +85,31 @@ class Emitter:
 
     def _data_operand(self, opcode: bytes, reg: int, offset: int, immediate: bytes = b"", wide: bool = True) -> None:
         """opcode /reg on monitor data; 64-bit operand in 64-bit code where `wide`, else 32-bit."""
+        key = opcode, reg, offset, immediate, wide
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = self._encode(*key)
+        head, displacement = known
+        if not self._wide:
+            self.code += head
+            return
+        code = self.code
+        code += head
+        at = self.start + len(code)
+        self.fixups.append(at)
+        code += _DISPLACEMENT.pack(displacement - at)
+        code += immediate
+
+    def _encode(self, opcode: bytes, reg: int, offset: int, immediate: bytes, wide: bool) -> tuple[bytes, int]:
+        """The bytes of an instruction on monitor data, or in 64-bit code those before its displacement, with what this
+        is less the offset at which it lies."""
         modrm = 0x05 | (reg & 7) << 3
-        if self._wide:
-            rex = 0x40 | (8 if wide else 0) | (reg >> 3) << 2
-            head = (bytes((rex,)) if rex != 0x40 else b"") + opcode + bytes((modrm,))
-            behind = self._host + len(self.code) + len(head) + 4 + len(immediate)
-            address = struct.pack("<i", self._data + offset - behind)
-        else:
+        if not self._wide:
             head = self._prefix + opcode + bytes((modrm,))
-            address = struct.pack("<I", self._data + offset)
-        self.code += head + address + immediate
+            return head + struct.pack("<I", self._data + offset) + immediate, 0
+        rex = 0x40 | (8 if wide else 0) | (reg >> 3) << 2
+        head = (bytes((rex,)) if rex != 0x40 else b"") + opcode + bytes((modrm,))
+        return head, self._data + offset - self._base - 4 - len(immediate)
 
     def spill(self, reg: int, slot: int) -> None:
         self._data_operand(b"\x89", reg, SPILL[slot])
@@ -117,6 +144,7 @@ class Emitter:
         displacement = struct.unpack_from("<i", self.code, len(self.code) - 4)[0] - 1
         struct.pack_into("<i", self.code, len(self.code) - 4, displacement)
         self.code.insert(start, 0x66)
+        self.fixups[-1] += 1
 
     def store32(self, reg: int, offset: int) -> None:
         self._data_operand(b"\x89", reg, offset, wide=False)
@@ -150,7 +178,11 @@ class Emitter:
 
     def table_address(self, reg: int) -> None:
         """LEA reg, [the jump table]."""
-        self._data_operand(b"\x8d", reg, self.target.table)
+        self.data_address(reg, self.target.table)
+
+    def data_address(self, reg: int, offset: int) -> None:
+        """LEA reg, [data]."""
+        self._data_operand(b"\x8d", reg, offset)
 
     def load_constant(self, reg: int, value: int) -> None:
         """MOV reg, value in 32- and 64-bit code (registers 0..7)."""
@@ -169,6 +201,7 @@ class Emitter:
         if self._wide:
             behind = self._host + len(self.code) + 7
             self.code += bytes((0x48, 0x8D, 0x05 | reg << 3)) + struct.pack("<i", void - behind)
+            self.fixups.append(self.at - 4)
         else:
             self.code += (b"\x66" if self.mode == 16 else b"") + bytes((0xB8 | reg,)) + struct.pack("<I", void)
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import capstone
@@ -12,11 +15,12 @@ import unicorn
 from elftools.elf.elffile import ELFFile
 from unicorn import x86_const
 
-from guests import SUFFIXES, Guest, HeaderError, catalogue, parse_header, qemu
+from guests import SUFFIXES, Guest, HeaderError, catalogue, linux_programs, parse_header, qemu
 from guests.assembler import AssemblyError, assemble
 from guests.build import build, build_program, main, same_bytes
 
 GUESTS = catalogue()
+PROGRAMS = linux_programs()
 NAMES = sorted(GUESTS)
 COMPUTE = [name for name in NAMES if "compute" in GUESTS[name].tags]
 SMALL_RUN = 30_000  # instructions
@@ -32,6 +36,21 @@ def assembled(source: str, origin: int = 0x1000, bits: int = 64) -> bytes:
 @pytest.mark.parametrize("name", NAMES)
 def test_committed_image_is_what_its_source_builds(name: str) -> None:
     assert GUESTS[name].path.read_bytes() == build(GUESTS[name])
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_committed_program_is_what_its_source_builds(name: str) -> None:
+    assert PROGRAMS[name].path.read_bytes() == build(PROGRAMS[name])
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.machine() != "x86_64", reason="no x86-64 Linux")
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_the_host_prints_what_a_programs_header_expects(name: str, tmp_path: Path) -> None:
+    program = tmp_path / name
+    program.write_bytes(PROGRAMS[name].image())
+    program.chmod(0o700)
+    done = subprocess.run([program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, PROGRAMS[name].expect)
 
 
 def test_no_image_without_a_source() -> None:
@@ -86,7 +105,7 @@ def test_catalogue_fields() -> None:
         assert guest.summary
         assert guest.expect.endswith("\n")
         assert guest.exit_code == guest.success_code == 33
-        assert set(guest.tags) < {"system", "compute"}
+        assert set(guest.tags) < {"system", "compute", "nano"}
     assert GUESTS["bootbios"].expect.count("\r\n") == GUESTS["bootbios"].expect.count("\n")
 
 

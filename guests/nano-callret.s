@@ -1,0 +1,36 @@
+; guest: nano-callret
+; summary: nanobenchmark: CALL and RET of an empty routine
+; format: multiboot
+; mode: 32
+; org: 0x100000
+; tags: nano
+; scale: offset 32 default 2000 small 50 bench 20000
+; expect:
+;   begin
+;   empty
+;   event
+;   right
+; expect-small:
+;   begin
+;   empty
+;   event
+;   right
+
+.equ COUNT, 2000
+.equ divide_error, NONE
+.equ page_fault, NONE
+.equ system_call, NONE
+.include "nano.inc"
+
+.macro event
+    call leaf
+.endm
+    loops
+
+leaf:
+    ret
+prepare:
+    ret
+check:
+    cmp eax, eax
+    ret
