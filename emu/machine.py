@@ -30,7 +30,7 @@ from emu.memory import GuestMemory
 from emu.monitor import Monitor, Ports
 from emu.pc import Drives, Outlets, Pc
 from emu.saved_code import SavedCode
-from emu.watch import PanicWatch, TextWatch
+from emu.watch import KernelWatch, TextWatch
 from isa.x86.cpu import Cpu
 from isa.x86.state import RDX
 
@@ -117,7 +117,7 @@ class Machine:
         self._console = console or _discard
         self._serial_out = serial or _discard
         self._watch = TextWatch(config.expect, config.fail_on, self._expected, self._failed)
-        self._panic = PanicWatch(self._panicked)
+        self._kernel = KernelWatch(self._panicked)
         self.mmio, self.ports = self._bus("memory"), self._bus("port")
         rom = check_size(guest) if config.format == "firmware" else 0
         self.memory = GuestMemory(config.memory, self.mmio, rom)
@@ -264,7 +264,7 @@ class Machine:
         self._console(data)
         self._watch.feed(data)
         if self._is_linux():
-            self._panic.feed(data)
+            self._kernel.feed(data)
 
     def _debug_exit(self, value: int) -> None:
         status = value << 1 | 1
@@ -285,13 +285,13 @@ class Machine:
         self.clock.at(self.clock.now() + _LOOK_AT_SCREEN, self._look_at_screen)
 
     def _reset(self) -> None:
-        if self._panic.message is not None:
-            self._panicked(self._panic.message)
+        if self._kernel.panic is not None:
+            self._panicked(self._kernel.panic)
         self._monitor.end(Ending(EndReason.RESET, 0, "the guest reset the machine"))
 
     def _power_off(self) -> None:
-        if self._panic.message is not None:
-            self._panicked(self._panic.message)
+        if self._kernel.panic is not None:
+            self._panicked(self._kernel.panic)
         self._monitor.end(Ending(EndReason.POWER_OFF, 0, "the guest switched the machine off"))
 
     # -- running -----------------------------------------------------------------------------------------------
@@ -301,6 +301,8 @@ class Machine:
         started = time.perf_counter()
         with seldom_collected():
             ending = self._monitor.run(self.config.timeout, self.config.max_instructions)
+        if ending.reason is EndReason.HALTED and self._kernel.halted:
+            ending = Ending(EndReason.POWER_OFF, 0, "the guest's kernel says that it halted the system")
         self._seconds += time.perf_counter() - started
         return RunResult(ending, self.stats())
 
