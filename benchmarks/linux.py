@@ -1,16 +1,19 @@
 """`python -m benchmarks.linux`: a Debian kernel to its shell and through three workloads, vemu and QEMU in turn.
 
-Both get the same bzImage, initramfs, memory and command line, and one CPU; host time is taken as lines of the console
-arrive. A run starts with nothing translated.
+All get the same bzImage, initramfs, memory and command line, and one CPU; host time is taken as lines of the console
+arrive, and the workloads must print the same everywhere. A run starts with nothing translated.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -24,12 +27,18 @@ from guests.debian import KERNELS, FetchError, fetch_busybox, fetch_kernel
 from guests.linux import READY, applets_of, initramfs
 from guests.qemu import PROGRAM, available
 
+VEMU: Final = "vemu"
+QEMU: Final = "QEMU TCG"
+SHELL: Final = "time to shell"
+
 _MEMORY: Final = "256M"
 _MARK: Final = "mark "
-_END: Final = "end"
+_PREPARATION, _END = "preparation", "end"
 _SECONDS: Final = 600  # of one run, at most
+_GRACE: Final = 30  # and between the last mark and the process's end
+_ESCAPES: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[ -/]*[0-~])")  # control sequences (ECMA-48, 5.3 and 5.4)
 _SCRIPT: Final = f"""#!/bin/sh
-echo {_MARK}preparation
+echo {_MARK}{_PREPARATION}
 seq 1 700000 | head -c 4194304 > /tmp/data
 echo {_MARK}sha256sum of 16 MiB
 dd if=/dev/zero bs=1M count=16 2>/dev/null | sha256sum
@@ -42,45 +51,96 @@ echo {_MARK}{_END}
 
 
 class RunFailed(Exception):
-    """A run did not come to its end."""
+    """A run did not come to its end, or did other work than the runs before it."""
 
 
-def timed(command: list[str]) -> dict[str, float]:
-    """Seconds to the shell, and of every workload, of one run; RunFailed where it ends or hangs before."""
-    started = time.monotonic()
-    found: dict[str, float] = {}
-    name, since, text = "time to shell", started, ""
+@dataclass(slots=True)
+class Run:
+    """Seconds to the shell and of every workload, by name, and the lines that the workloads printed."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    printed: list[str] = field(default_factory=list)
+
+
+def timed(command: list[str]) -> Run:
+    """One run, from the start of the process to its end; RunFailed where it ends or hangs before the last mark."""
+    out = Run()
+    since = time.monotonic()
+    name, text = SHELL, ""
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdout is not None
+    watchdog = _kill_after(_SECONDS, process)
     try:
-        while name != _END:
-            data = os.read(process.stdout.fileno(), 4096)
+        while data := os.read(process.stdout.fileno(), 4096):
             now = time.monotonic()
-            if not data or now - started > _SECONDS:
-                raise RunFailed(f"{command[0]} came no further than {name!r}:\n{text[-500:]}")
             text += data.decode("utf-8", "replace")
             *lines, text = text.split("\n")
-            for line in map(str.strip, lines):
+            for line in (_ESCAPES.sub("", line).strip() for line in lines):  # firmware clears its screen
                 if line == READY or line.startswith(_MARK):
-                    found[name] = now - since
+                    out.seconds[name] = now - since
                     name, since = line.removeprefix(_MARK), now
+                    if name == _END:
+                        watchdog.cancel()
+                        watchdog = _kill_after(_GRACE, process)
+                elif name not in (SHELL, READY, _END):
+                    out.printed.append(line)
     finally:
+        watchdog.cancel()
         process.kill()
         process.wait()
         process.stdout.close()
-    del found["preparation"], found[READY]
-    return found
+    if name != _END:
+        raise RunFailed(f"{command[0]} came no further than {name!r}:\n{text[-500:]}")
+    del out.seconds[_PREPARATION], out.seconds[READY]
+    return out
+
+
+def _kill_after(seconds: float, process: subprocess.Popen[bytes]) -> threading.Timer:
+    timer = threading.Timer(seconds, process.kill)
+    timer.start()
+    return timer
 
 
 def commands(image: Path, initrd: Path, append: str) -> dict[str, list[str]]:
+    """What is run in each repeat, in order, by name."""
     line = f"console=ttyS0 {append}".strip()
     guest = ["--initrd", str(initrd), "--append", line]
-    out = {"vemu": [sys.executable, "-m", "emu", "run", str(image), *guest, "--memory", _MEMORY]}
+    out = {VEMU: [sys.executable, "-m", "emu", "run", str(image), *guest, "--memory", _MEMORY]}
     if available():
         qemu = [PROGRAM, "-accel", "tcg", "-smp", "1", "-m", _MEMORY, "-kernel", str(image), "-initrd", str(initrd)]
-        qemu += ["-append", line, "-nographic", "-monitor", "none", "-serial", "stdio", "-no-reboot", "-net", "none"]
-        out["QEMU TCG"] = qemu
+        qemu += ["-append", line, "-no-reboot", "-net", "none"]
+        qemu += ["-display", "none", "-monitor", "none", "-serial", "stdio"]
+        out[QEMU] = qemu
     return out
+
+
+def measure(image: Path, initrd: Path, append: str, repeats: int, console: Console) -> dict[str, list[Run]]:
+    """The runs of every program, taken in turn; RunFailed as in `timed`, and where one printed something else."""
+    runs: dict[str, list[Run]] = {}
+    first: Run | None = None
+    for _ in track(range(repeats), "booting", console=console, transient=True, disable=not console.is_terminal):
+        for program, command in commands(image, initrd, append).items():
+            run = timed(command)
+            first = first or run
+            if run.printed != first.printed:
+                raise RunFailed(f"{program} printed {run.printed}, the first run {first.printed}")
+            runs.setdefault(program, []).append(run)
+    return runs
+
+
+def table_of(title: str, runs: dict[str, list[Run]]) -> Table:
+    """Medians with the single figures behind them, and how many times QEMU's they are."""
+    table = Table(title=title, title_justify="left")
+    ours = [program for program in runs if program != QEMU]
+    for name in ("", *runs, *(f"{program} / QEMU" for program in ours if QEMU in runs)):
+        table.add_column(name, justify="right" if name else "left")
+    for row in next(iter(runs.values()))[0].seconds:
+        figures = {program: [run.seconds[row] for run in of] for program, of in runs.items()}
+        middle = {program: median(seconds) for program, seconds in figures.items()}
+        cells = [f"{middle[one]:.2f} ({', '.join(f'{value:.2f}' for value in figures[one])})" for one in runs]
+        ratios = [f"{middle[program] / middle[QEMU]:.1f}x" for program in ours if QEMU in runs]
+        table.add_row(row, *cells, *ratios)
+    return table
 
 
 @click.command()
@@ -94,30 +154,13 @@ def main(name: str, append: str, repeats: int) -> None:
         image = fetch_kernel(kernel)
         busybox = fetch_busybox(kernel.architecture)
         archive = initramfs(busybox.read_bytes(), applets_of(busybox), (), _SCRIPT.encode())
-    except FetchError as error:
+        with tempfile.TemporaryDirectory() as folder:
+            initrd = Path(folder) / "initrd"
+            initrd.write_bytes(archive)
+            runs = measure(image, initrd, append, repeats, Console(stderr=True))
+    except (FetchError, RunFailed) as error:
         raise click.ClickException(str(error)) from error
-    with tempfile.TemporaryDirectory() as folder:
-        initrd = Path(folder) / "initrd"
-        initrd.write_bytes(archive)
-        programs = commands(image, initrd, append)
-        runs: dict[str, list[dict[str, float]]] = {program: [] for program in programs}
-        console = Console(stderr=True)
-        for _ in track(range(repeats), "booting", console=console, transient=True, disable=not console.is_terminal):
-            for program, command in programs.items():
-                try:
-                    runs[program].append(timed(command))
-                except RunFailed as error:
-                    raise click.ClickException(str(error)) from error
-    table = Table(title=f"{name}, {append!r}: seconds, median of {repeats}", title_justify="left")
-    table.add_column("")
-    for program in programs:
-        table.add_column(program, justify="right")
-    table.add_column("vemu / QEMU", justify="right")
-    for row in runs["vemu"][0]:
-        figures = [median(one[row] for one in runs[program]) for program in programs]
-        ratio = f"{figures[0] / figures[1]:.1f}x" if len(figures) > 1 else "-"
-        table.add_row(row, *(f"{figure:.2f}" for figure in figures), ratio)
-    Console().print(table)
+    Console().print(table_of(f"{name}, {append!r}: seconds, median of {repeats}", runs))
 
 
 if __name__ == "__main__":

@@ -65,7 +65,10 @@ def run(screenshot: str | None, json_: bool, quiet: bool, **options: Any) -> int
     from pathlib import Path
 
     from emu.cli_run import RunOptions, execute
+    from emu.saved_code import default_folder
 
+    if options["cache"] is None:
+        options["cache"] = default_folder()
     output = RunOptions(Path(screenshot) if screenshot is not None else None, json_, quiet)
     return execute(config_of(**options), output)
 

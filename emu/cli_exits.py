@@ -100,7 +100,7 @@ def trace_stacks(config: MachineConfig, options: RunOptions, kind: str, view: Vi
 
 def _counting(counts: StackCounts) -> Callable[[Block], None]:
     def observe(block: Block) -> None:
-        counts.add((block.linear,), len(block.insns))
+        counts.add((block.linear,), block.count)
 
     return observe
 

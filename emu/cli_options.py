@@ -101,6 +101,9 @@ def run_options(command: F) -> F:
         click.option("--fail-on", metavar="TEXT", help="End with 10 when the console shows TEXT."),
         click.option("--success-code", type=number, metavar="N", help="The guest's status N counts as 0."),
         click.option("--deterministic", is_flag=True, help="Guest time from instructions: every run is the same."),
+        click.option("--cache", type=click.Path(), metavar="DIR", envvar="VEMU_CACHE",
+                     help="Keep translations from run to run here instead of below the user's cache folder."),
+        click.option("--no-cache", is_flag=True, help="Keep no translations, and use none."),
         click.option("--screenshot", type=click.Path(), metavar="PNG", help="Save the VGA text screen at the end."),
         click.option("--quiet", is_flag=True, help="No summary."),
     )):  # fmt: skip
@@ -128,6 +131,10 @@ def config_of(
         guest, format_ = bios, "firmware"
     if guest is None:
         raise click.UsageError("Missing argument 'GUEST'.")
+    if more.pop("no_cache", False):
+        more["cache"] = None
+    elif more.get("cache") is not None:
+        more["cache"] = Path(more["cache"])
     if more["disk"] is not None:
         more["disk"], more["disk_writable"], more["disk_interface"] = parse_disk(more["disk"])
     return MachineConfig(guest, memory=memory or 0, mode=int(mode) if mode else None, format=format_, **more)

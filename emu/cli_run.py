@@ -119,6 +119,11 @@ def _conclude(machine: Machine, config: MachineConfig, ends: Endpoints, options:
         _show(machine, config, ends, options, result)
     finally:
         save_screenshot(machine, options)
+    try:
+        machine.save_translations()
+    except GuestFileError as error:  # the run itself is complete
+        with messages() as stream:
+            print(f"vemu: {error}", file=stream)
     return result.ending.code
 
 

@@ -43,7 +43,8 @@ class MachineConfig:
     kernel itself, which otherwise is done before the start.
     `timeout` is in seconds of host time. The run ends with 0 when `expect` appears on the console, with 10 when
     `fail_on` does, and with 0 when the guest leaves with `success_code`, a status `(value << 1) | 1` of the ISA debug
-    exit. `serial` is "stdio", "null", "pty" or "file:PATH".
+    exit. `serial` is "stdio", "null", "pty" or "file:PATH". Translations are kept from run to run in the folder
+    `cache`, where one is given.
     """
 
     guest: str | Path | bytes
@@ -66,6 +67,7 @@ class MachineConfig:
     deterministic: bool = False
     console: str = "serial"
     serial: str = "stdio"
+    cache: Path | None = None
 
     def __post_init__(self) -> None:
         bundled = None if isinstance(self.guest, bytes) else _bundled(self.guest)

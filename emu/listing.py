@@ -8,8 +8,9 @@ from typing import Final
 
 from emu.dbt.block import Block
 from isa.base import Flow
+from isa.x86.code import Piece, Site, SiteKind
 from isa.x86.decode import Decoder, Insn
-from isa.x86.rewrite import Piece, Site, SiteKind, callout_reason
+from isa.x86.rewrite import callout_reason
 from isa.x86.sensitive import IN_CACHE
 
 _DIRECT: Final = (Flow.JUMP, Flow.BRANCH, Flow.CALL)
@@ -47,12 +48,12 @@ class Lister:
         mode = block.mode
         out = BlockListing(
             f"{self._name_of(block.linear)}: {mode.mode}-bit {'user' if mode.user else 'kernel'} code, "
-            f"{len(block.insns)} instructions, {block.size} bytes to {len(code)}"
+            f"{block.count} instructions, {block.size} bytes to {len(code)}"
         )
-        ends = [piece.start for piece in block.code.pieces[1:]] + [block.code.end]
-        for number, (piece, end) in enumerate(zip(block.code.pieces, ends, strict=True)):
-            sites = {behind: site for behind, site in block.code.sites.items() if site.index == number}
-            start = block.code.start
+        ends = [piece.start for piece in block.pieces[1:]] + [block.end]
+        for number, (piece, end) in enumerate(zip(block.pieces, ends, strict=True)):
+            sites = {behind: site for behind, site in block.sites.items() if site.index == number}
+            start = block.start
             host = list(self._host(block, code[piece.start - start : end - start], piece.start, sites))
             mark, callout = _mark(piece, block)
             guest = _guest_text(piece.insn, piece.guest_pc)
@@ -79,7 +80,7 @@ class Lister:
                 text = f"{insn.name} {insn.target(offset + at):#x}"
                 text += "".join(f"   ; {_link(site)}" for site in _leads_to(block, sites, offset + at, end))
             if end in sites:
-                text += f"   ; leave: {sites[end].kind.value}"
+                text += f"   ; leave: {sites[end].kind.name.lower()}"
             yield f"{offset + at:x}", text
             at += insn.size
 
@@ -92,7 +93,7 @@ def _leads_to(block: Block, sites: dict[int, Site], start: int, end: int) -> lis
     """
     links = [site for site in sites.values() if site.kind is SiteKind.LINK]
     here = [site for site in links if start < site.patch_at < end]
-    return here or [site for site in links if site.patch_at >= block.code.end][:1]
+    return here or [site for site in links if site.patch_at >= block.end][:1]
 
 
 def _link(site: Site) -> str:

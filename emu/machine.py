@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -20,6 +20,7 @@ from emu.disk_image import BlockImage, open_disk
 from emu.engines.base import Engine
 from emu.engines.interpret import InterpretEngine
 from emu.engines.translate import TranslateEngine
+from emu.errors import GuestFileError
 from emu.exits import Ending, EndReason
 from emu.loader import acpi
 from emu.loader.detect import load
@@ -28,6 +29,7 @@ from emu.loader.image import GuestImage, LoadedGuest, LoadOptions
 from emu.memory import GuestMemory
 from emu.monitor import Monitor, Ports
 from emu.pc import Drives, Outlets, Pc
+from emu.saved_code import SavedCode
 from emu.watch import PanicWatch, TextWatch
 from isa.x86.cpu import Cpu
 from isa.x86.state import RDX
@@ -113,6 +115,7 @@ class Machine:
         rom = check_size(guest) if config.format == "firmware" else 0
         self.memory = GuestMemory(config.memory, self.mmio, rom)
         self._outside = Ports(self.ports)
+        self._saved = self._saved_code(guest, observe)
         self.state = Cpu(self.memory, self._outside, None)
         self._engine = self._build_engine(observe)
         source = InstructionTime(lambda: self.state.retired) if config.deterministic else HostTime()
@@ -148,7 +151,15 @@ class Machine:
     def _translating(self, exact: bool, observe: Callable[[Block], None] | None) -> Engine:
         backend = UnicornBackend(self.memory)
         self.state.native = backend.native
-        return TranslateEngine(self.state, self.memory, backend, exact=exact, observe=observe)
+        store = self._saved.store if self._saved is not None else None
+        return TranslateEngine(self.state, self.memory, backend, exact=exact, observe=observe, store=store)
+
+    def _saved_code(self, guest: GuestImage, observe: object) -> SavedCode | None:
+        """Translations of earlier runs; none where they would make the exits of two runs differ, or show in them."""
+        config = self.config
+        if config.cache is None or config.engine != "translate" or config.deterministic or observe is not None:
+            return None
+        return SavedCode(config.cache, guest.data)
 
     def _load(self, image: GuestImage) -> LoadedGuest:
         config = self.config
@@ -359,8 +370,19 @@ class Machine:
             invalidated=counters.invalidated,
         )
 
+    def save_translations(self) -> None:
+        """Keep this run's translations for the next one, where the configuration names a folder for them.
+
+        Raises GuestFileError where they cannot be written; the folder is as it was then.
+        """
+        saved, self._saved = self._saved, None
+        if saved is not None:
+            saved.save()
+
     def close(self) -> None:
         """Give the host's memory back; the machine cannot run again."""
+        with suppress(GuestFileError):  # who wants to know saves before
+            self.save_translations()
         if self._engine.counters().blocks >= _MANY_BLOCKS:
             gc.collect()  # the remains of machines before this one, which are circular; most runs are too short to care
         self._engine.close()

@@ -22,7 +22,7 @@ from isa.base import Access
 from isa.x86 import paging
 from isa.x86.cpu import Cpu
 from isa.x86.paging import PTE_A, PTE_D, PTE_P, PTE_PS
-from isa.x86.state import CR0_WP, CR4_PAE, CR4_PSE, CR4_SMEP, EFER_NXE
+from isa.x86.state import CR0_WP, CR4_PAE, CR4_PSE, CR4_SMAP, CR4_SMEP, EFER_NXE
 
 _PAGE: Final = 0x1000
 _GROUP: Final = 8  # entries of a guest table looked at together: what is there and was used before is mapped as well
@@ -69,7 +69,7 @@ class ShadowMmu:
     def refresh(self) -> bool:
         """The guest flushed all translations, as by loading CR3; True where the address space is another one now."""
         cpu = self._cpu
-        cr4 = cpu.cr4 & (CR4_PAE | CR4_PSE | CR4_SMEP)
+        cr4 = cpu.cr4 & (CR4_PAE | CR4_PSE | CR4_SMEP | CR4_SMAP)
         config = (cpu.paging, cpu.long_mode, cr4, cpu.cr0 & CR0_WP, cpu.efer & EFER_NXE, cpu.address_mask)
         if config != self._config:
             self._config = config
@@ -340,6 +340,8 @@ class ShadowMmu:
             return False
         rights = (WRITE if mapping.writable else 0) | (USER if mapping.user else 0)
         if not (user or mapping.writable or self._cpu.cr0 & CR0_WP):
+            if mapping.user and self._cpu.smap:
+                return False  # ... as long as EFLAGS.AC allows
             rights = WRITE  # a supervisor writes to read-only pages then, and such a mapping must not serve the user
         if not mapping.dirty:
             rights &= ~WRITE
@@ -435,6 +437,13 @@ class ShadowMmu:
             if known:
                 self.space.code_pages[key] = page
         return page
+
+    def used_code_page(self, linear: int, user: bool) -> int:
+        """As `code_page`, but -1 where the fetch would fault or set an A bit."""
+        page = self.space.code_pages.get((linear >> 12, user))
+        if page is not None:
+            return page
+        return self.code_page(linear, user) if paging.fetched_before(self._cpu, linear, user) else -1
 
     def _register(self, linear: int, key: CodeKey) -> bool:
         """Have every table on the way to a page of code know of it."""

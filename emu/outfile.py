@@ -115,8 +115,8 @@ def _replaceable(target: Path) -> bool:
 
 
 def _draft(target: Path) -> tuple[Path, int]:
-    """A new file beside `target`, open for writing."""
-    draft = target.with_name(f".{target.name[:200]}.{os.getpid()}")
+    """A new file beside `target`, open for writing, of a new name: a run that was killed may have left one."""
+    draft = target.with_name(f".{target.name[:200]}.{os.getpid()}.{os.urandom(4).hex()}")
     return draft, os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
 

@@ -88,9 +88,10 @@ class MonitorTables:
         pdpt = self._table(self._root + (linear >> 39))
         return self._table(pdpt + (linear >> 30 & 511)) + (linear >> 21 & 511)
 
-    def fix(self, linear: int, physical: int, size: int, writable: bool, executable: bool) -> None:
-        """Map `size` bytes (2 MiB multiples) for the monitor, for good and at every privilege level."""
-        flags = PRESENT | USER | LARGE | ACCESSED_DIRTY | (WRITE if writable else 0) | (0 if executable else NO_EXECUTE)
+    def fix(self, linear: int, physical: int, size: int, *, writable: bool, executable: bool, user: bool) -> None:
+        """Map `size` bytes (2 MiB multiples) for the monitor, for good."""
+        flags = PRESENT | LARGE | ACCESSED_DIRTY | (USER if user else 0)
+        flags |= (WRITE if writable else 0) | (0 if executable else NO_EXECUTE)
         for step in range(0, size, _LARGE):
             self._memory.words[self._directory(linear + step)] = physical + step | flags
 

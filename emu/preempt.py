@@ -13,14 +13,13 @@ _REPEAT = 0.001  # seconds between two attempts: one made just before the engine
 class Preempter:
     """Calls `interrupt` once an armed delay has passed, and again every millisecond until disarmed.
 
-    The thread is woken only for a delay that ends before it would wake by itself: `arm` is called at every exit to the
-    monitor, and a thread that wakes takes Python's lock from the one that runs the guest.
+    Arming wakes the thread only where it would look too late: most delays are given up long before they pass.
     """
 
     def __init__(self, interrupt: Callable[[], None]) -> None:
         self._interrupt = interrupt
         self._when: float | None = None
-        self._wakes = math.inf  # when the thread looks again by itself
+        self._looks = math.inf  # when the thread looks at `_when` next, unless it is notified
         self._closed = False
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None  # started when it is first needed
@@ -32,7 +31,7 @@ class Preempter:
             self._thread.start()
         with self._changed:
             self._when = None if delay_ns is None else time.monotonic() + max(delay_ns, 0) / 1e9
-            if self._when is not None and self._when < self._wakes:
+            if self._when is not None and self._when < self._looks:
                 self._changed.notify()
 
     def disarm(self) -> None:
@@ -49,18 +48,12 @@ class Preempter:
     def _watch(self) -> None:
         with self._changed:
             while not self._closed:
-                left = math.inf if self._when is None else self._when - time.monotonic()
-                if left <= 0:
+                now = time.monotonic()
+                if self._when is None:
+                    self._looks = math.inf
+                elif self._when > now:
+                    self._looks = self._when
+                else:
                     self._interrupt()
-                    left = _REPEAT
-                self._sleep(left)
-
-    def _sleep(self, seconds: float) -> None:
-        """Wait so long, or until `arm` or `close` notifies."""
-        if seconds == math.inf:
-            self._wakes = seconds
-            self._changed.wait()
-        else:
-            self._wakes = time.monotonic() + seconds
-            self._changed.wait(seconds)
-        self._wakes = -math.inf  # it is about to look
+                    self._looks = now + _REPEAT
+                self._changed.wait(None if self._looks == math.inf else self._looks - now)

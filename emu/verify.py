@@ -197,7 +197,7 @@ class Lockstep:
         return [insn for block in self._last for insn in block.insns[:count]]
 
     def _listing(self) -> list[str]:
-        return [f"{piece.guest_pc:#x}  {piece.insn.text()}" for block in self._last for piece in block.code.pieces]
+        return [f"{piece.guest_pc:#x}  {piece.insn.text()}" for block in self._last for piece in block.pieces]
 
     # -- in steps ----------------------------------------------------------------------------------------------
 

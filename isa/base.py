@@ -78,6 +78,10 @@ class PhysicalMemory(Protocol):
         """Write 1..8 bytes to RAM or through MMIO."""
         ...
 
+    def write_bytes(self, gpa: int, data: bytes) -> None:
+        """Write any number of bytes to RAM, as `write` does; ValueError outside of it."""
+        ...
+
 
 class Outside(Protocol):
     """What a CPU asks of the machine around it while it executes one instruction."""

@@ -31,7 +31,7 @@ LIBRARIES = {
     ),
     "matplotlib": ("emu.bench.plot",),
     "click": ("emu.cli", "emu.cli_*", "emu.__main__", "guests.linux"),
-    "zstandard": ("emu.loader.payload",),
+    "zstandard": ("emu.loader.payload", "emu.saved_code"),
     "lz4": ("emu.loader.payload",),
     "elftools": ("emu.loader.*", "emu.trace.symbols"),
     "perfetto": ("emu.trace.perfetto",),
@@ -57,6 +57,7 @@ ALLOWED = {
     "emu.shadow": ("emu.pagetables",), "emu.pagetables": (),
     "emu.trace": (), "emu.trace.*": ("emu.trace.*", "emu.errors", "emu.outfile", "emu.loader.symbols"),
     "emu.stopwatch": ("isa.*", "emu.bus", "emu.trace.record"),
+    "emu.saved_code": ("emu.dbt.store", "emu.errors", "emu.outfile"),
     "emu.exits": (), "emu.errors": (), "emu.irq": (), "emu.clock": (), "emu.bus": (), "emu.watch": (),
     "emu.boards": (), "emu.disk_image": ("emu.disk.*",), "emu.disk": (), "emu.disk.*": ("emu.disk.*", "emu.errors"),
 }  # fmt: skip

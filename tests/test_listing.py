@@ -47,7 +47,7 @@ def test_all_host_code_is_shown(listed: tuple[Machine, list[BlockListing]]) -> N
     for block, listing in zip(machine.blocks(), listings, strict=True):
         addresses = [int(row.host_address, 16) for row in listing.rows if row.host_address]
         assert addresses == sorted(set(addresses))
-        assert addresses[0] == block.code.start
+        assert addresses[0] == block.start
         assert not any(row.host.startswith(".byte") for row in listing.rows)
 
 

@@ -17,14 +17,15 @@ class Layout:
     """The three things in which backends differ, as data for the rewriter.
 
     `code_base` and `data_base` give, for guest code of 16, 32 and 64 bit, the host-virtual address of the code cache
-    and of the monitor's data (spill slots, virtual flags, jump tables); `leave` are the bytes of one exit from the
-    cache, after which the backend reports a trap with vector LEAVE and the host pc behind them. An access to `void`
-    always faults. Guest addresses are
-    reached as they are, through the segment registers of the view.
+    and of the monitor's data (spill slots, virtual flags, jump tables), which code at CPL 3 finds `user_data` bytes
+    above; `leave` are the bytes of one exit from the cache, after which the backend reports a trap with vector LEAVE
+    and the host pc behind them. An access to `void` always faults. Guest addresses are reached as they are, through the
+    segment registers of the view.
     """
 
     code_base: dict[int, int]
     data_base: dict[int, int]
+    user_data: int
     code_start: int  # first usable byte of the code cache
     code_size: int
     data_size: int
@@ -36,13 +37,15 @@ class Layout:
 class View:
     """How translated code sees segments and privilege: mode (16, 32, 64), host privilege level (1 or 3) and bases.
 
-    `bases` are those of ES, CS (ignored), SS, DS, FS, GS; `stack32` is SS.B.
+    `bases` are those of ES, CS (ignored), SS, DS, FS, GS; `stack32` is SS.B. With `smap` code at CPL 1 faults at a user
+    page unless EFLAGS.AC is set (SDM vol. 3, 4.6.1).
     """
 
     mode: int
     cpl: int
     stack32: bool
     bases: tuple[int, int, int, int, int, int]
+    smap: bool = False
 
 
 @dataclass(slots=True)

@@ -80,13 +80,16 @@ def stops_between_blocks(uc: unicorn.Uc, backend: UnicornBackend, physical: int,
 
 
 def widen_tlb(backend: UnicornBackend, physical: int, at: int) -> None:
-    """Make both TLBs (of CPL 1 and 3) grow; every page used for it maps `physical`. `at`: room in the code cache."""
-    for linear in range(_LINEAR, _LINEAR + _TLB_ENTRIES // 2 * _PAGE, _PAGE):
-        backend.fixed.map(linear, physical, writable=False, user=True)
+    """Make the TLBs (of CPL 1 without and with SMAP, and of CPL 3) grow; every page used for it maps `physical`.
+
+    `at`: room in the code cache.
+    """
     # again: mov al, [rsi]; add rsi, 1000h; dec ecx; jnz again
     backend.install(at, bytes.fromhex("8a064881c600100000ffc975f3") + backend.layout.leave)
-    for level in (1, 3):
-        backend.set_view(View(64, level, True, (0, 0, 0, 0, 0, 0)))
+    for level, smap in ((1, False), (1, True), (3, False)):
+        for linear in range(_LINEAR, _LINEAR + _TLB_ENTRIES // 2 * _PAGE, _PAGE):
+            backend.fixed.map(linear, physical, writable=False, user=level == 3)
+        backend.set_view(View(64, level, True, (0, 0, 0, 0, 0, 0), smap))
         entries = _TLB_START
         while entries < _TLB_ENTRIES:
             regs = [0] * 16

@@ -26,7 +26,7 @@ from emu.backends.unit import CacheUnit
 from emu.errors import VemuError
 from emu.pagetables import MonitorTables, TableMemory
 from isa.base import NativeUnit
-from isa.x86.state import AC, ARITH, DF, ID, IF, NT
+from isa.x86.state import AC, ARITH, CR4_SMAP, DF, ID, IF, NT
 
 PHYSICAL: Final = 0x80_0000_0000  # where the monitor's own memory sits in the bare machine: 512 GiB, above all RAM
 CODE_SIZE: Final = 16 << 20
@@ -35,7 +35,9 @@ _DATA_PAGES = 16 << 20
 _SKEW = 0xB7_000
 _DATA_AT = CODE_SIZE + _SKEW
 DATA_SIZE: Final = _DATA_PAGES - _SKEW
-_VOID_AT = CODE_SIZE + _DATA_PAGES
+# Code at CPL 3 has its own mapping of the data: what is open to it is closed to code at CPL 1 under SMAP.
+_USER_DATA = _DATA_PAGES
+_VOID_AT = CODE_SIZE + _DATA_PAGES + _USER_DATA
 TABLES_SIZE: Final = 48 << 20
 BASE32: Final = 0xD000_0000  # between the RAM below the hole at 3 GiB and the devices below 4 GiB
 BASE64: Final = 0xFFFF_8400_0000_0000
@@ -109,7 +111,7 @@ class UnicornBackend:
         self._failure: BaseException | None = None
         self._flags: int | None = None  # flags to load before going on, or None: the machine's are right
         self._base = BASE64
-        self._views: dict[tuple[int, int, bool, bool], bytes] = {}
+        self._views: dict[tuple[int, int, bool, bool, bool], bytes] = {}
         self._view: View | None = None
         if memory is not None:
             for region in memory.regions():
@@ -126,8 +128,10 @@ class UnicornBackend:
     def _fix(self, base: int) -> None:
         """Map a window: code, data, and what no access ever reaches."""
         code, data = PHYSICAL + TABLES_SIZE, PHYSICAL + TABLES_SIZE + CODE_SIZE
-        self.fixed.fix(base, code, CODE_SIZE, writable=False, executable=True)
-        self.fixed.fix(base + CODE_SIZE, data, _DATA_PAGES, writable=True, executable=False)
+        self.fixed.fix(base, code, CODE_SIZE, writable=False, executable=True, user=True)
+        for user in (False, True):
+            at = base + CODE_SIZE + (_USER_DATA if user else 0)
+            self.fixed.fix(at, data, _DATA_PAGES, writable=True, executable=False, user=user)
         self.fixed.bar(base + _VOID_AT)
 
     def _lay_out(self) -> Layout:
@@ -135,6 +139,7 @@ class UnicornBackend:
         return Layout(
             code_base={16: low, 32: low, 64: BASE64},
             data_base={16: low + _DATA_AT, 32: low + _DATA_AT, 64: BASE64 + _DATA_AT},
+            user_data=_USER_DATA,
             code_start=_CODE_START,
             code_size=CODE_SIZE,
             data_size=DATA_SIZE - 0x4000,
@@ -211,6 +216,10 @@ class UnicornBackend:
         uc.reg_write(ux.UC_X86_REG_RIP, 0x7EED_1234_5678)
         self._save(self._handle, self._context)
         self._kernel = bytes(self._buffer)
+        self._lib.uc_reg_read(self._handle, ux.UC_X86_REG_CR4, self._word_at)
+        uc.reg_write(ux.UC_X86_REG_CR4, self._word.value | CR4_SMAP)
+        self._save(self._handle, self._context)
+        self._smap_kernel = bytes(self._buffer)
         at_regs = find_words(self._kernel, regs, "the general registers")
         at_rip = find_words(self._kernel, [0x7EED_1234_5678], "the instruction pointer")
         at_root = find_words(self._kernel, [self.fixed.root], "CR3")
@@ -226,20 +235,28 @@ class UnicornBackend:
             raise ProbeError("Unicorn keeps its mode flags elsewhere than before the segment registers")
         clean = self._land(64, 1, True, False, 8)
         faults = []
-        for code, address in ((b"\x48\x8b\x06", 0x1000), (b"\x48\x89\x06", 0x1000), (b"\x48\x89\x06", BASE64)):
-            self.patch(_LANDING + 8, code)  # mov rax, [rsi]; mov [rsi], rax
-            self._buffer[:] = clean
+        # the last one is known for what SMAP does: it replaces the mode flags only, as `set_view` will
+        smap = clean[:start] + self._land(64, 1, True, False, smap=True)[start:end] + clean[end:]
+        user_page = BASE64 + _DATA_AT + _USER_DATA
+        for state, code, address in (
+            (clean, b"\x48\x8b\x06", 0x1000),  # mov rax, [rsi]
+            (clean, b"\x48\x89\x06", 0x1000),  # mov [rsi], rax
+            (clean, b"\x48\x89\x06", BASE64),
+            (smap, b"\x48\x8b\x06", user_page),
+        ):
+            self.patch(_LANDING + 8, code)
+            self._buffer[:] = state
             struct.pack_into("<Q", self._buffer, at_regs + 8 * 6, address)
             self._restore(self._handle, self._context)
             self._check(self._start(self._handle, BASE64 + _LANDING + 8, 0, 0, 0), "provoking a page fault")
             faults.append(bytes(self._buffer))
-        error = find_series(faults, (0, 2, 3), 4, end, "the error code of a fault")
-        old = find_series([clean, *faults], (-1, 14, 14, 14), 4, end, "the pending exception")
+        error = find_series(faults, (0, 2, 3, 1), 4, end, "the error code of a fault")
+        old = find_series([clean, *faults], (-1, 14, 14, 14, 14), 4, end, "the pending exception")
         self._at = ContextLayout(at_regs, at_rip, at_root, start, end, tuple(segments), error, old)
         self._buffer[:] = clean
         self._flags = 0x202
 
-    def _land(self, mode: int, cpl: int, stack32: bool, based: bool, slot: int = 8) -> bytes:
+    def _land(self, mode: int, cpl: int, stack32: bool, based: bool, slot: int = 8, *, smap: bool = False) -> bytes:
         """The context after a real world switch to `mode` at `cpl`; `based` gives the data segments a non-zero base."""
         base = 0x10 if based else 0
         for number in range(6):
@@ -254,7 +271,7 @@ class UnicornBackend:
         selectors = [slot + n << 3 | (cpl if n in (1, 2) else 3) for n in range(6)]
         landing = self.layout.code_base[mode] + _LANDING
         struct.pack_into("<5Q", self.data, _STACK, landing, selectors[1], 0x202, 0x8000, selectors[2])
-        self._buffer[:] = self._kernel
+        self._buffer[:] = self._smap_kernel if smap else self._kernel
         regs = [0] * 16
         regs[0], regs[1], regs[2], regs[3] = selectors[0], selectors[3], selectors[4], selectors[5]
         regs[4] = BASE64 + _DATA_AT + _STACK
@@ -306,12 +323,12 @@ class UnicornBackend:
         self._base = self.layout.code_base[view.mode]
         bases = view.bases
         based = view.mode != 64 and bool(bases[0] or bases[2] or bases[3])
-        key = (view.mode, view.cpl, view.stack32, based)
+        key = (view.mode, view.cpl, view.stack32, based, view.smap)
         at = self._at
         image = self._views.get(key)
         if image is None:
             kept = bytes(self._buffer)
-            image = self._views[key] = self._land(*key)[at.mode : at.mode_end]
+            image = self._views[key] = self._land(*key[:4], smap=view.smap)[at.mode : at.mode_end]
             self._buffer[:] = kept
         self._buffer[at.mode : at.mode_end] = image
         for number, offset in enumerate(at.segments):

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from emu.backends.base import Backend
 from emu.dbt.block import Block
+from isa.x86.code import Site, SiteKind
 from isa.x86.emit import TABLE_BYTES, TABLE_SLOTS, TABLES
-from isa.x86.rewrite import BlockMode, Site, SiteKind
+from isa.x86.rewrite import BlockMode
 
 PAGE_SHIFT = 12
 CodeKey = tuple[int, bool]  # linear page number, user
@@ -95,7 +96,7 @@ class CodeCache:
         if at < 0:
             return None
         block = self._by_order[at]
-        return block if offset < block.code.end else None
+        return block if offset < block.end else None
 
     def blocks(self) -> list[Block]:
         """All valid blocks in order of translation."""
@@ -126,28 +127,28 @@ class CodeCache:
         return found
 
     def add(self, blocks: list[Block], code: bytes) -> None:
-        """Install a run of blocks whose code was rewritten for `next_offset`."""
+        """Install a run of blocks that were placed at `next_offset`."""
         self.append(code)
+        counters, sites, pages = self.counters, self.sites, self._pages
         for block in blocks:
             self._blocks[block.mode, block.linear, block.spans[0][0]] = block
-            self._order.append(block.code.start)
+            self._order.append(block.start)
             self._by_order.append(block)
-            for behind, site in block.code.sites.items():
-                self.sites[behind] = (block, site)
-                self.counters.sites += site.kind is SiteKind.LINK
+            for behind, site in block.sites.items():
+                sites[behind] = (block, site)
+                counters.sites += site.kind is SiteKind.LINK
             for start, end in block.spans:
                 page = start >> PAGE_SHIFT
-                holders = self._pages.get(page)
+                holders = pages.get(page)
                 if holders is None:
-                    holders = self._pages[page] = set()
+                    holders = pages[page] = set()
                     self._bytes[page] = bytearray(1 << PAGE_SHIFT)
                     self._watch(page)
                 holders.add(block)
                 self._bytes[page][start & 0xFFF : (end - 1 & 0xFFF) + 1] = b"\1" * (end - start)
-        counters = self.counters
+            counters.guest_instructions += block.count
+            counters.guest_bytes += block.size
         counters.blocks += len(blocks)
-        counters.guest_instructions += sum(len(block.insns) for block in blocks)
-        counters.guest_bytes += sum(block.size for block in blocks)
         counters.host_bytes += len(code)
 
     def append(self, code: bytes) -> int:
@@ -163,7 +164,7 @@ class CodeCache:
         """Make the direct exit identified by `behind` jump to `target`; `executed`: its block may have run already."""
         _, site = self.sites[behind]
         place = self._backend.patch if executed else self._backend.install
-        place(site.patch_at, struct.pack("<i", target.code.entry - (site.patch_at + 4)))
+        place(site.patch_at, struct.pack("<i", target.entry - (site.patch_at + 4)))
         site.linked = target
         target.incoming.add(behind)
         self.counters.links += 1
@@ -182,9 +183,9 @@ class CodeCache:
     def publish(self, block: Block) -> None:
         """Let indirect jumps of the block's mode find it."""
         table = self._tables.get(block.mode)
-        if table is not None and block.code.indirect_entry >= 0:
+        if table is not None and block.indirect_entry >= 0:
             base = self._backend.layout.code_base[block.mode.mode]
-            table.put(block.pc, base + block.code.indirect_entry, block.mode.mode == 64)
+            table.put(block.pc, base + block.indirect_entry, block.mode.mode == 64)
 
     def forget_user_targets(self) -> None:
         """Empty the jump tables of user code."""
@@ -207,14 +208,16 @@ class CodeCache:
         if not block.valid:
             return
         self.withdraw(block)
-        for behind, site in block.code.sites.items():
+        for behind, site in block.sites.items():
             if isinstance(site.linked, Block):
                 site.linked.incoming.discard(behind)
                 site.linked = None
         block.valid = False
         if block.above is not None and block.above.valid:
             self._part(block.above, block)
-        self._blocks.pop((block.mode, block.linear, block.spans[0][0]), None)
+        key = (block.mode, block.linear, block.spans[0][0])
+        if self._blocks.get(key) is block:
+            del self._blocks[key]
         for start, _ in block.spans:
             page = start >> PAGE_SHIFT
             holders = self._pages.get(page)
@@ -227,14 +230,14 @@ class CodeCache:
 
     def _part(self, above: Block, block: Block) -> None:
         """Turn the entry of a dropped block into an exit of the block that falls into it."""
-        at, leave = block.code.entry, self._backend.layout.leave
+        at, leave = block.entry, self._backend.layout.leave
         prefix = b"\x66" if block.mode.mode == 16 else b""  # keeps EIP from being cut to 16 bits
         stub = at + len(prefix) + _JUMP
         # a jump that can be chained, now to what is behind it
         self._backend.patch(at, prefix + b"\xe9" + bytes(4) + leave)
         behind = stub + len(leave)
-        site = Site(SiteKind.LINK, len(above.code.pieces) - 1, block.pc, stub - 4, stub)
-        above.code.sites[behind] = site
+        site = Site(SiteKind.LINK, above.code.charge - 1, block.pc, stub - 4, stub)
+        above.sites[behind] = site
         self.sites[behind] = (above, site)
         self.counters.sites += 1
 
@@ -260,7 +263,7 @@ class CodeCache:
         for block in self._by_order:
             block.valid = False
             block.above = None  # no cycles stay, which would keep the blocks in memory
-            for site in block.code.sites.values():
+            for site in block.sites.values():
                 site.linked = None
         for page in self._pages:
             self._unwatch(page)

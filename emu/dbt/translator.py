@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from array import array
 from collections.abc import Callable
 from typing import Final
 
@@ -9,30 +11,68 @@ from emu.backends.base import Backend
 from emu.dbt.block import Block
 from emu.dbt.cache import CodeCache
 from emu.dbt.discover import MAX_RUN, discover
+from emu.dbt.store import ModeKey, Translation, TranslationStore, key_of
 from emu.memory import GuestMemory
+from isa.x86.code import Site, SiteKind
 from isa.x86.decode import Decoder
 from isa.x86.emit import Emitter, Target
 from isa.x86.incache import LOOKUP_SPILLS
-from isa.x86.rewrite import BlockMode, Rewriter, SiteKind, falls_through
+from isa.x86.rewrite import BlockMode, Rewriter
 
 _ROOM: Final = MAX_RUN * 160  # no guest instruction becomes more bytes than this, with its share of exits
+_AHEAD: Final = 64  # stored translations looked at behind one that was needed
+_INT: Final = struct.Struct("<i")
+_KINDS: Final = tuple(SiteKind)
 
 NextPage = Callable[[int, bool], tuple[int, bytes]]
+KnownPage = Callable[[int, bool], int]
+
+
+def _unknown(_linear: int, _user: bool) -> int:
+    return -1
 
 
 class Translator:
-    """Discovers, rewrites and installs runs of blocks."""
+    """Discovers, rewrites and installs runs of blocks, or finds them in the store.
 
-    def __init__(self, memory: GuestMemory, cache: CodeCache, backend: Backend, *, apart: bool = False) -> None:
-        """`apart`: every block is translated by itself, and nothing leads from one to another but the monitor."""
+    `known_page(linear, user)` is the number of the guest-physical page that code at `linear` is fetched from, or -1
+    where the first fetch from there would fault or set an A bit.
+    """
+
+    def __init__(
+        self,
+        memory: GuestMemory,
+        cache: CodeCache,
+        backend: Backend,
+        known_page: KnownPage = _unknown,
+        *,
+        store: TranslationStore | None = None,
+        entered: Callable[[Block], None] | None = None,
+        apart: bool = False,
+    ) -> None:
+        """`entered` is told of each block that other pages will reach without the dispatcher.
+
+        `apart`: every block is translated by itself, and nothing leads from one to another but the monitor.
+        """
         self._memory, self._cache, self._backend = memory, cache, backend
+        self._known_page, self._entered = known_page, entered
         self._apart = apart
+        self.store = store or TranslationStore()
         self._decoders = {mode: Decoder(mode) for mode in (16, 32, 64)}
+        self._targets: dict[BlockMode, tuple[Target, ModeKey]] = {}
+        self._modes: dict[ModeKey, BlockMode] = {}
 
     def forget(self) -> None:
-        """Give back the memory of decoded instructions."""
+        """Give back the memory of decoded instructions and of the store."""
         for decoder in self._decoders.values():
             decoder.forget()
+        self.store.forget()
+
+    def flushed(self) -> None:
+        """The code cache was flushed, and the backend's layout may be another one."""
+        self._targets.clear()
+        self._modes.clear()
+        self.store.flushed()
 
     def has_room(self, mode: BlockMode) -> bool:
         """False where the cache must be flushed before the next translation: no code memory or jump table is left."""
@@ -44,9 +84,12 @@ class Translator:
         `next_page` gives physical address and bytes of a page that the first instruction reaches into; it may raise
         the guest's page fault.
         """
-        cache = self._cache
+        target, key = self._target(mode)
         offset = self._memory.ram_offset(physical)
         page = bytes(self._memory.ram[offset : offset + 0x1000])
+        found = None if self._apart else self.store.find(key, pc, page[physical & 0xFFF :])
+        if found is not None:
+            return self._reuse(found, mode, linear, physical)
         second = -1
 
         def first() -> bytes:
@@ -55,47 +98,121 @@ class Translator:
             return page[physical & 0xFFF :] + rest
 
         run = discover(self._decoders[mode.mode], page, physical & 0xFFF, pc, first)
-        rewriter = Rewriter(mode, self._target(mode), cache.next_offset)
+        rewriter = Rewriter(mode, target)
         starts = self._new_starts(run.starts, run.pcs, mode, pc, linear, physical)
-        blocks: list[Block] = []
         for number, start in enumerate(starts):
-            last = number + 1 == len(starts)
             end = next((s for s in run.starts if s > start), len(run.insns))
-            insns = run.insns[start:end]
-            code = rewriter.block(insns, run.pcs[start], number == 0, not last)
-            delta = run.pcs[start] - pc
-            size = sum(insn.size for insn in insns)
-            low = physical + delta
-            spans: tuple[tuple[int, int], ...] = ((low, low + size),)
+            rewriter.block(run.insns[start:end], run.pcs[start], number == 0, number + 1 < len(starts))
+        host, fixups, codes = rewriter.finish()
+        raw = b"".join([code.raw for code in codes])
+        made = Translation.of(key, pc, raw, host, array("H", fixups).tobytes(), codes)
+        if second < 0 and not self._apart:
+            self.store.add(made)
+        blocks = self._place(made, mode, linear, physical, second)
+        if not self._apart:
+            self._chain(blocks)
+        return blocks[0]
+
+    def _reuse(self, found: Translation, mode: BlockMode, linear: int, physical: int) -> Block:
+        """Place a stored translation and those that the last run needed soon after it; returns its first block."""
+        blocks = self._place(found, mode, linear, physical, -1)
+        runs = [blocks]
+        for ahead in self.store.behind(found, _AHEAD):
+            placed = self._place_ahead(ahead)
+            if placed:
+                runs.append(placed)
+        for run in runs:
+            self._chain(run)
+        self._reach_entered(runs)
+        return blocks[0]
+
+    # -- placing -----------------------------------------------------------------------------------------------
+
+    def _place(self, made: Translation, mode: BlockMode, linear: int, physical: int, second: int) -> list[Block]:
+        """Move a translation's code to the end of the cache and install it.
+
+        `second` is the physical address of the page that its only instruction reaches into, or -1.
+        """
+        self.store.use(made)
+        at = self._cache.next_offset
+        host = bytearray(made.host)
+        unpack, pack = _INT.unpack_from, _INT.pack_into
+        for place in memoryview(made.fixups).cast("H"):
+            pack(host, place, unpack(host, place)[0] - at)
+        decoder = self._decoders[mode.mode]
+        blocks: list[Block] = []
+        above: Block | None = None
+        low = physical
+        for number, code in enumerate(made.codes):
+            high = low + len(code.raw)
+            spans: tuple[tuple[int, int], ...] = ((low, high),)
             if second >= 0:
                 edge = (physical | 0xFFF) + 1
-                spans = ((low, edge), (second, second + low + size - edge))
-            above = blocks[-1] if blocks and falls_through(blocks[-1].insns[-1]) else None
-            blocks.append(Block(mode, linear + delta, run.pcs[start], spans, insns, code, above=above))
-        cache.add(blocks, rewriter.finish())
-        if not self._apart:
-            self._chain(blocks, linear, physical)
-        return blocks[0]
+                spans = ((low, edge), (second, second + high - edge))
+            block = Block(made, number, code, at, mode, linear + low - physical, spans, decoder, above)
+            sites = block.sites
+            for behind, kind, index, target, patch_at, stub in code.exits:
+                sites[at + behind] = Site(_KINDS[kind], index, target, at + patch_at, at + stub)
+            blocks.append(block)
+            above = block if code.falls_through else None
+            low = high
+        self._cache.add(blocks, bytes(host))
+        return blocks
+
+    def _place_ahead(self, found: Translation) -> list[Block]:
+        """Place a stored translation that is likely to be needed soon, if the guest's code is there and its own."""
+        mode = self._modes.get(found.key)
+        if mode is None or not self.has_room(mode):
+            return []
+        linear = found.pc if mode.mode == 64 else mode.cs_base + found.pc & 0xFFFFFFFF
+        page = self._known_page(linear, mode.user)
+        offset = self._memory.ram_offset(page << 12) if page >= 0 else -1
+        if offset < 0:
+            return []
+        offset += linear & 0xFFF
+        physical = page << 12 | linear & 0xFFF
+        if bytes(self._memory.ram[offset : offset + len(found.raw)]) != found.raw:
+            return []
+        if self._cache.find(mode, linear, physical) is not None:
+            return []
+        return self._place(found, mode, linear, physical, -1)
+
+    def _reach_entered(self, runs: list[list[Block]]) -> None:
+        """Let jumps through a table find those of new kernel blocks that they found in the last run."""
+        for run in runs:
+            for number in run[0].translation.entered:
+                block = run[number]
+                if not block.mode.user and self._cache.room(_ROOM):
+                    self.publish(block)
 
     def publish(self, block: Block) -> None:
         """Let indirect jumps find `block`, giving it an entry for them where it has none."""
         if block.mode.mode == 16:
             return
-        if block.code.indirect_entry < 0:
-            emit = Emitter(self._target(block.mode), self._cache.next_offset)
+        block.translation.entered.add(block.number)
+        if self._entered is not None and not block.mode.user:
+            self._entered(block)
+        if block.indirect_entry < 0:
+            emit = Emitter(self._target(block.mode)[0], self._cache.next_offset)
             for reg, slot in LOOKUP_SPILLS:
                 emit.reload(reg, slot)
-            emit.fill_displacement(emit.jump(), block.code.entry)
+            emit.fill_displacement(emit.jump(), block.entry)
             if not self._cache.room(len(emit.code)):
                 return
-            block.code.indirect_entry = self._cache.append(bytes(emit.code))
+            block.indirect_entry = self._cache.append(bytes(emit.code))
         self._cache.publish(block)
 
-    def _target(self, mode: BlockMode) -> Target:
-        table = self._cache.table(mode)
-        if table is None:
-            raise RuntimeError("no jump table is free: has_room was not asked")
-        return Target(mode.mode, self._backend.layout, table.offset, mode.through_gs)
+    def _target(self, mode: BlockMode) -> tuple[Target, ModeKey]:
+        found = self._targets.get(mode)
+        if found is None:
+            table = self._cache.table(mode)
+            if table is None:
+                raise RuntimeError("no jump table is free: has_room was not asked")
+            target = Target(mode.mode, self._backend.layout, table.offset, mode.through_gs, mode.user)
+            key = key_of(mode, self._backend.layout.data_base[mode.mode], table.offset)
+            found = self._targets[mode] = target, key
+            self._modes[key] = mode
+        return found
 
     def _new_starts(
         self, starts: list[int], pcs: list[int], mode: BlockMode, pc: int, linear: int, physical: int
@@ -111,17 +228,28 @@ class Translator:
             out.append(start)
         return out
 
-    def _chain(self, blocks: list[Block], linear: int, physical: int) -> None:
-        """Chain the new blocks' direct exits to blocks of the same page, before they ever run."""
-        page, wide = linear >> 12, blocks[0].mode.mode == 64
-        base = linear - blocks[0].pc
+    def _chain(self, blocks: list[Block]) -> None:
+        """Chain the new blocks' direct exits to blocks that are there already, before they ever run.
+
+        Blocks on other pages must be known to be fetched without any effect, and kernel code (see `Reach`).
+        """
+        first = blocks[0]
+        mode, page, cache = first.mode, first.linear >> 12, self._cache
+        physical = first.spans[0][0] & -0x1000
+        base = first.linear - first.pc
+        mask = 0xFFFFFFFFFFFFFFFF if mode.mode == 64 else 0xFFFFFFFF
         for block in blocks:
-            for behind, site in block.code.sites.items():
+            for behind, site in block.sites.items():
                 if site.kind is not SiteKind.LINK:
                     continue
-                target = site.target + base & (0xFFFFFFFFFFFFFFFF if wide else 0xFFFFFFFF)
-                if target >> 12 != page:
-                    continue
-                found = self._cache.find(block.mode, target, physical & -0x1000 | target & 0xFFF)
-                if found is not None and len(found.spans) == 1:
-                    self._cache.link(behind, found, executed=False)
+                target = site.target + base & mask
+                if target >> 12 == page:
+                    found = cache.find(mode, target, physical | target & 0xFFF)
+                    if found is not None and len(found.spans) == 1:
+                        cache.link(behind, found, executed=False)
+                elif not mode.user and self._entered is not None:
+                    there = self._known_page(target, False)
+                    found = cache.find(mode, target, there << 12 | target & 0xFFF) if there >= 0 else None
+                    if found is not None and len(found.spans) == 1:
+                        self._entered(found)
+                        cache.link(behind, found, executed=False)

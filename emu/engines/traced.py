@@ -12,8 +12,8 @@ from emu.engines.interpret import InterpretEngine
 from emu.engines.translate import TranslateEngine
 from emu.exits import Exit
 from emu.stopwatch import NotedCounter, Stopwatch
+from isa.x86.code import Site
 from isa.x86.decode import Insn
-from isa.x86.rewrite import Site
 from isa.x86.state import PAGE_FAULT
 
 _M32: Final = 0xFFFFFFFF
@@ -66,7 +66,7 @@ class TracedTranslateEngine(TranslateEngine):
         if place is not None:
             block, index = place
             base = 0 if block.mode.mode == 64 else block.mode.cs_base
-            pc = block.code.pieces[index].guest_pc
+            pc = block.pieces[index].guest_pc
             watch.at(base + pc, block.linear)
             if self.sample is not None:
                 self._backend.pull(self._cpu.regs)
@@ -77,14 +77,14 @@ class TracedTranslateEngine(TranslateEngine):
         if reason == "hidden page fault":
             watch.operand(trap.cr2, "w" if trap.error & 2 else "r")
         elif place is not None:
-            _name_operand(watch, reason, place[0].code.pieces[place[1]].insn)
+            _name_operand(watch, reason, place[0].pieces[place[1]].insn)
         return behind
 
     def _place(self, trap: Trap) -> tuple[Block, int] | None:
         """Block and index of the instruction at which translated code was left."""
         site = self.cache.sites.get(trap.pc) if trap.vector in (LEAVE, PAGE_FAULT) else None
         if site is not None:
-            return site[0], min(site[1].index, len(site[0].code.pieces) - 1)
+            return site[0], min(site[1].index, site[0].code.charge - 1)
         block = self.cache.block_at(trap.pc)
         return None if block is None else (block, block.piece_at(trap.pc))
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from emu.backends.base import LEAVE, Backend, Trap, View
 from emu.dbt.block import Block
 from emu.dbt.cache import CodeCache, Reach
+from emu.dbt.store import TranslationStore
 from emu.dbt.translator import Translator
 from emu.engines.base import EngineCounters
 from emu.exits import Budget, Exit, Fault, Halt
@@ -21,11 +22,14 @@ from emu.memory import GuestMemory
 from emu.mmu import ShadowMmu
 from isa.base import GuestFault, Interrupted
 from isa.x86 import paging
+from isa.x86.code import Piece, Site, SiteKind
 from isa.x86.cpu import Cpu
 from isa.x86.emit import BUDGET, PENDING, SELECTORS, SPILL, VIRTUAL_IF
 from isa.x86.incache import LOOKUP_SPILLS
 from isa.x86.interp import Interpreter
-from isa.x86.rewrite import BlockMode, Site, SiteKind
+from isa.x86.native import misaligned
+from isa.x86.operands import Op
+from isa.x86.rewrite import BlockMode, ends_block, traits
 from isa.x86.sensitive import IN_CACHE
 from isa.x86.state import AC, ARITH, DF, DS, ES, FS, GS, ID, IF, NT, PAGE_FAULT, RF, SS, TF
 from isa.x86.views import Modes
@@ -36,6 +40,7 @@ _MAX_BUDGET = (1 << 23) - 1  # what the budget test of translated code can tell 
 _QUIET = frozenset((0xE4, 0xE5, 0xE6, 0xE7, *range(0xEC, 0xF0), 0x0F31, *range(0x88, 0x8C), 0xC6, 0xC7, 0x0FB6, 0x0FB7))
 _ONE_BY_ONE = TF | RF  # the next instruction traps, or clears RF (SDM vol. 3, 17.3.1.1)
 _STRAY_STEPS = 64  # instructions interpreted at once where code cannot be translated
+_NO_OPERATION = b"\x66\x90"  # as long as the leave sequence
 _SELECTORS = struct.Struct("<6H")
 _M32 = 0xFFFFFFFF
 
@@ -43,12 +48,12 @@ _M32 = 0xFFFFFFFF
 def _view(cpu: Cpu, mode: BlockMode) -> View:
     """How the machine must show segments and privilege: guest CPL 0 to 2 runs at CPL 1 (ring compression)."""
     segs = cpu.segs
-    level = 3 if mode.user else 1
+    level, smap = (3, False) if mode.user else (1, cpu.smap)
     if mode.mode == 64:
-        return View(64, level, True, (0, 0, 0, 0, segs[FS].base, segs[GS].base))
+        return View(64, level, True, (0, 0, 0, 0, segs[FS].base, segs[GS].base), smap)
     gs = 0 if mode.through_gs else segs[GS].base
     bases = (segs[ES].base, 0, segs[SS].base, segs[DS].base, segs[FS].base, gs)
-    return View(mode.mode, level, mode.stack32, bases)
+    return View(mode.mode, level, mode.stack32, bases, smap)
 
 
 class TranslateEngine:
@@ -68,6 +73,7 @@ class TranslateEngine:
         exact: bool = False,
         cache_limit: int | None = None,
         observe: Callable[[Block], None] | None = None,
+        store: TranslationStore | None = None,
     ) -> None:
         self._cpu, self._memory, self._backend = cpu, memory, backend
         exact = exact or not backend.stops_whole
@@ -79,7 +85,15 @@ class TranslateEngine:
         self._mmu = ShadowMmu(cpu, memory, backend, self._move_window)
         self._modes = Modes(exact)
         self._observe = observe
-        self._translator = Translator(memory, self.cache, backend, apart=observe is not None)
+        self._translator = Translator(
+            memory,
+            self.cache,
+            backend,
+            self._mmu.used_code_page,
+            store=store,
+            entered=lambda block: self._reach.add(block, self._mmu.top_entry),
+            apart=observe is not None,
+        )
         self._leave_size = len(backend.layout.leave)
         self._mode = self._modes.mode(cpu)
         self._words = backend.data[:0x1000].cast("I")
@@ -138,7 +152,7 @@ class TranslateEngine:
         return self.cache.blocks()
 
     def code(self, block: Block) -> bytes:
-        return bytes(self._backend.code[block.code.start : block.code.end])
+        return bytes(self._backend.code[block.start : block.end])
 
     def close(self) -> None:
         # What is left of a machine knows itself in circles, so that Python keeps it until it looks for them.
@@ -221,14 +235,16 @@ class TranslateEngine:
         """
         cpu, words = self._cpu, self._words
         self._backend.pull(cpu.regs)
-        piece = block.code.pieces[index]
+        piece = block.pieces[index]
         for start, end, spilled in piece.spilled:
             if start <= host < end:
                 for reg, slot in spilled.items():
                     at = SPILL[slot] >> 2
                     cpu.regs[reg] = words[at] | (words[at + 1] << 32 if block.mode.mode == 64 else 0)
         self._flags_stay = True
-        if emulate and piece.quiet and not block.mode.user:  # AC counts at CPL 3 only
+        if emulate and piece.quiet and not block.mode.user:  # without alignment checks, which are for CPL 3
+            if cpu.smap and piece.insn.modrm >= 0:
+                cpu.set_ac(self._backend.flags())
             cpu.system_flags = cpu.system_flags & ~IF | words[VIRTUAL_IF >> 2]
         else:
             self._settle_flags()
@@ -283,6 +299,8 @@ class TranslateEngine:
                     return self._callout(block, site.index, trap.pc)
                 case SiteKind.BUDGET:
                     return self._overdrawn(block, site.index, trap.pc)
+                case SiteKind.ALIGNMENT:
+                    return self._align(block, site.index, trap.pc)
         if trap.vector == PAGE_FAULT:
             found = self.cache.sites.get(trap.pc)
             if found is not None and found[1].kind is SiteKind.LOOKUP:
@@ -295,6 +313,8 @@ class TranslateEngine:
             if trap.cr2 == self._backend.layout.void[block_hit.mode.mode]:
                 return self._indirect(block_hit, index, trap.pc)
             linear = trap.cr2 if block_hit.mode.mode == 64 else trap.cr2 & _M32
+            if self._cpu.smap and not block_hit.mode.user:
+                self._cpu.set_ac(self._backend.flags())
             try:
                 if self._mmu.resolve(linear, bool(trap.error & 2), block_hit.mode.user):
                     self._counters.exits["hidden page fault"] += 1
@@ -303,35 +323,58 @@ class TranslateEngine:
                 pass  # the interpreter raises it again, with the state in place
         self._pull(block_hit, index, trap.pc, True)
         self._counters.exits["memory" if trap.vector == PAGE_FAULT else f"trap {trap.vector}"] += 1
-        pieces = block_hit.code.pieces
+        pieces = block_hit.pieces
         behind = pieces[index + 1].start if index + 1 < len(pieces) else -1
         return self._emulate_or_defer(block_hit, index, behind)
 
     def _callout(self, block: Block, index: int, behind: int) -> int:
         self._pull(block, index, behind - self._leave_size, True)
-        pieces = block.code.pieces
+        pieces = block.pieces
         reason = pieces[index].reason
         self._counters.exits[reason] += 1
         if reason in IN_CACHE:  # the exit lies inside the sequence that the interpreter now replaces
             behind = pieces[index + 1].start if index + 1 < len(pieces) and reason != "popf" else -1
         return self._emulate_or_defer(block, index, behind)
 
+    def _align(self, block: Block, index: int, behind: int) -> int:
+        """An operand must be aligned: once it was, at this place, it is taken to stay so.
+
+        Unicorn does not check, and to check in the cache takes several times what the access itself does.
+        """
+        piece = block.pieces[index]
+        self._counters.exits["alignment"] += 1
+        self._backend.pull(self._cpu.regs)
+        if not misaligned(self._cpu, piece.insn, piece.guest_pc):
+            self._backend.patch(behind - self._leave_size, _NO_OPERATION)
+            return behind
+        self._pull(block, index, behind - self._leave_size)
+        return self._emulate_or_defer(block, index, -1)
+
     def _emulate_or_defer(self, block: Block, index: int, behind: int) -> int:
-        if block.code.pieces[index].vector:  # its native unit is this very machine, which is running
+        piece = block.pieces[index]
+        if piece.bound is None:
+            self._bind(piece)
+        if piece.vector:  # its native unit is this very machine, which is running
             self._deferred = (block, index, behind)
             return -1
         return self._emulate(block, index, behind)
 
+    def _bind(self, piece: Piece) -> tuple[Op, int]:
+        """Find out how the interpreter executes the instruction of `piece`."""
+        insn = piece.insn
+        piece.bound = self._interpreter.bound(insn, piece.guest_pc)
+        piece.quiet = insn.opcode in _QUIET
+        piece.vector, piece.ends = traits(insn).vector, piece.last and ends_block(insn)
+        return piece.bound
+
     def _emulate(self, block: Block, index: int, behind: int) -> int:
         """Execute instruction `index` of `block` by the interpreter and go on: at cache offset `behind` if possible."""
         cpu = self._cpu
-        piece = block.code.pieces[index]
+        piece = block.pieces[index]
         start = piece.guest_pc
-        if piece.bound is None:
-            piece.bound = self._interpreter.bound(piece.insn, start)
-            piece.quiet = piece.insn.opcode in _QUIET
+        bound = piece.bound or self._bind(piece)
         try:
-            self._interpreter.perform(*piece.bound)
+            self._interpreter.perform(*bound)
         except GuestFault as fault:
             self._settle_flags()
             if not fault.behind:
@@ -355,7 +398,7 @@ class TranslateEngine:
             return self._finish(Budget())
         cpu.shadow = False  # no interrupt can arrive before the next instruction has run
         if behind >= 0 and block.valid and not piece.ends and not self._stale:
-            size = piece.insn.size
+            size = len(piece.raw)
             if cpu.rip == (start + size if block.mode.mode == 64 else start + size & _M32):
                 self._push()
                 return behind
@@ -401,7 +444,7 @@ class TranslateEngine:
             elif not target.mode.user:
                 self._reach.add(target, self._mmu.top_entry)
                 self.cache.link(behind, target)
-        return target.code.entry
+        return target.entry
 
     def _looked_up(self, block: Block, site: Site) -> int:
         """A direct branch of user code to another page found no entry in the jump table: make one, and go on there."""
@@ -419,7 +462,7 @@ class TranslateEngine:
 
     def _leave_at(self, block: Block, pc: int) -> int:
         """Leave the cache behind `block`, which is complete, with the guest at `pc`."""
-        self._pull(block, len(block.code.pieces) - 1, -1)
+        self._pull(block, block.code.charge - 1, -1)
         self._cpu.retired = self._harvest()  # nothing of what was charged is left over
         self._cpu.rip = pc
         return self._finish(Budget())
@@ -433,8 +476,6 @@ class TranslateEngine:
         if pc >= 0:
             target = self.cache.block_at(pc)
             if target is not None and self._observe is None:
-                if not target.mode.user:
-                    self._reach.add(target, self._mmu.top_entry)
                 self._translator.publish(target)
         return pc
 
@@ -454,13 +495,13 @@ class TranslateEngine:
         if block is None:
             return pc
         index = block.piece_at(pc)
-        piece = block.code.pieces[index]
-        if pc != piece.start and not (index == 0 and pc == block.code.entry):
+        piece = block.pieces[index]
+        if pc != piece.start and not (index == 0 and pc == block.entry):
             return pc  # in the middle of an emulated sequence: the next stop finds a better place
         self._pull(block, index, pc)
         cpu = self._cpu
         cpu.retired = self._harvest() + index - (block.code.charge if index > block.code.counted_at else 0)
-        cpu.shadow = index > 0 and block.code.pieces[index - 1].reason == "sti"
+        cpu.shadow = index > 0 and block.pieces[index - 1].reason == "sti"
         return self._finish(Budget())
 
     # -- finding and making blocks -----------------------------------------------------------------------------
@@ -479,7 +520,7 @@ class TranslateEngine:
             self._observe(block)
         self._backend.set_view(_view(cpu, self._mode))
         _SELECTORS.pack_into(self._backend.data, SELECTORS, *[segment.selector for segment in cpu.segs])
-        return -1 if block is None else block.code.entry
+        return -1 if block is None else block.entry
 
     def _apply_stale(self) -> None:
         stale, self._stale = self._stale, []
@@ -549,6 +590,7 @@ class TranslateEngine:
     def _flush(self) -> None:
         self.cache.flush()
         self._reach.clear()
+        self._translator.flushed()
 
     def _move_window(self, base: int) -> None:
         """The guest needs the addresses at which 16- and 32-bit code reaches the monitor."""

@@ -61,6 +61,14 @@ MEMORY: Final[dict[str, Explanation]] = {
         "One callout for each access.",
         "Flat segments; data out of the code segment, and 16-bit addressing in 16-bit code.",
     ),
+    "ALIGNMENT_CHECK": Explanation(
+        "An instruction whose memory operand must be aligned ran for the first time at its place.",
+        "The machine does not check alignment. So each such instruction is checked when it runs first, and copied from "
+        "then on.",
+        "MOVAPS, MOVDQA and the other SSE instructions with 16-byte operands",
+        "The address is computed and the exit is patched away; once for each instruction, so it fades as a guest runs.",
+        "Nothing in code that runs more than once.",
+    ),
     "UNTRANSLATABLE": Explanation(
         "An innocuous instruction that the machine underneath would not execute exactly right.",
         "Some encodings are emulated because Unicorn gets a corner of them wrong, and RIP-relative addresses of 32 "

@@ -282,11 +282,10 @@ SYSTEM: Final[dict[str, Explanation]] = {
     ),
     "SMAP_FLAG": Explanation(
         "The guest opened or closed a window for the kernel to reach user memory.",
-        "The instructions are privileged and change EFLAGS.AC, on which accesses to user memory depend. CPUID does not "
-        "show SMAP.",
-        "STAC, CLAC",
-        _ENDING,
-        "Ask CPUID first.",
+        "The instructions are privileged and change EFLAGS.AC, on which accesses to user memory depend.",
+        "STAC, CLAC in code of 16 bits, or whose stack segment is not flat; elsewhere they stay in the cache",
+        _CALLOUT,
+        "Use a flat stack segment.",
     ),
     "XGETBV": Explanation(
         "The guest asked which vector state is on.",

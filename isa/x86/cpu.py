@@ -149,6 +149,17 @@ class Cpu(X86State):
         self._cpl = value
         self._select()
 
+    @property
+    def smap(self) -> bool:
+        """True where EFLAGS.AC decides whether supervisor code reaches user pages (SDM vol. 3, 4.6.1)."""
+        return bool(self.cr4 & CR4_SMAP) and self.paging
+
+    def set_ac(self, flags: int) -> None:
+        """Take EFLAGS.AC, and nothing else, from `flags`."""
+        if (self.system_flags ^ flags) & AC:
+            self.system_flags ^= AC
+            self._ac_changed()
+
     def _ac_changed(self) -> None:
         """EFLAGS.AC lets supervisor code reach user pages under SMAP (SDM vol. 3, 4.6.1): forget what that allowed."""
         if self.cr4 & CR4_SMAP:
@@ -163,10 +174,11 @@ class Cpu(X86State):
             self.read_tlb, self.write_tlb, self.exec_tlb = self._read_s, self._write_s, self._exec_s
             return
         self.read_tlb, self.write_tlb, self.exec_tlb = self._read_u, self._write_u, self._exec_u
-        if self._aligning():
+        if self.aligning:
             self.read_tlb = self.write_tlb = self._none
 
-    def _aligning(self) -> bool:
+    @property
+    def aligning(self) -> bool:
         """True where misaligned accesses fault (SDM vol. 3, 6.15, #AC)."""
         return self._cpl == 3 and bool(self.system_flags & AC) and bool(self.cr0 & CR0_AM)
 
@@ -362,6 +374,16 @@ class Cpu(X86State):
         as_user = self._cpl == 3 if user is None else user
         self._scatter(self._pieces(linear, size, Access.WRITE, as_user), value)
 
+    def traced_page(self, linear: int) -> int:
+        """Guest-physical address for a write at `linear` to RAM with a write trace, or -1 where that needs more care.
+
+        Raises the GuestFault of the write.
+        """
+        if linear >> 12 in self._watched or self.aligning:
+            return -1
+        gpa = self._physical(linear, Access.WRITE, self._cpl == 3)
+        return gpa if self.memory.ram_offset(gpa) >= 0 and self.memory.watched(gpa) else -1
+
     def reach_linear(self, linear: int, size: int, access: Access) -> None:
         """Raise the page fault of a system access to any number of bytes, if there is one."""
         self._pieces(linear, size, access, False)
@@ -390,7 +412,7 @@ class Cpu(X86State):
 
     def check_alignment(self, linear: int, size: int) -> None:
         """Raise #AC for an access that wants alignment to `size` bytes, where such accesses are checked."""
-        if size in MASKS and linear & size - 1 and self._aligning():
+        if size in MASKS and linear & size - 1 and self.aligning:
             raise GuestFault(AC_FAULT, 0)
 
     def _load(self, linear: int, size: int) -> int:

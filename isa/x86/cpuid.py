@@ -1,8 +1,7 @@
 """CPUID: what the guest is told about its processor, and the one list of features that everything else follows.
 
 The processor is a small 64-bit CPU of vendor GenuineIntel. A feature is named in FEATURES only if the interpreter has
-it; CR4, EFER and the #UD of absent instructions ask `has`. SMAP is implemented by paging, STAC and CLAC, but not shown:
-a translator that runs guest kernels on shadow page tables would have to honour EFLAGS.AC in them.
+it; CR4, EFER and the #UD of absent instructions ask `has`.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ TSC_HZ: Final = 1_000_000_000
 FEATURES: Final = frozenset((
     "fpu", "de", "pse", "tsc", "msr", "pae", "mce", "cx8", "sep", "mtrr", "pge", "mca", "cmov", "pat", "clflush", "mmx",
     "fxsr", "sse", "sse2", "sse3", "ssse3", "cx16", "sse4_1", "sse4_2", "movbe", "popcnt", "tsc_deadline", "hypervisor",
-    "arat", "pcid", "fsgsbase", "bmi1", "smep", "bmi2", "invpcid", "adx", "umip",
+    "arat", "pcid", "fsgsbase", "bmi1", "smep", "bmi2", "invpcid", "adx", "smap", "umip",
     "serialize", "arch_capabilities",
     "lahf", "lzcnt", "syscall", "nx", "pdpe1gb", "rdtscp", "lm", "invariant_tsc",
 ))  # fmt: skip

@@ -332,7 +332,7 @@ class Decoder:
         if translated is None:
             if len(code) < MAX_LENGTH:
                 return None
-            translated = self._invalid(code)
+            translated = self.undefined(code)
         insn = translated
         if len(self._memo) > 200_000:  # bounds memory when a guest executes random bytes
             self.forget()
@@ -348,7 +348,8 @@ class Decoder:
         self._memo.clear()
         self._lengths.clear()
 
-    def _invalid(self, code: bytes) -> Insn:
+    def undefined(self, code: bytes) -> Insn:
+        """What stands for bytes that are no instruction."""
         insn = Insn()
         insn.raw, insn.size, insn.mode, insn.id, insn._text = code[:1], 1, self.mode, 0, b"(bad)"
         insn._detail, insn._operands = b"", ()

@@ -17,6 +17,7 @@ BUDGET: Final = 0x20  # instructions left, counted down by every block; 32 bits
 PENDING: Final = 0x24  # non-zero while an interrupt waits for the guest's IF
 VIRTUAL_IF: Final = 0x28  # the guest's IF, as the flag's bit: 0 or 0x200
 SELECTORS: Final = 0x30  # the guest's six segment selectors, 16 bits each
+SCRATCH_STACK: Final = 0x80  # the end of a stack that takes one register
 TABLES: Final = 0x1000  # jump tables: TABLE_SLOTS negated targets, then as many host addresses
 TABLE_SLOTS: Final = 1 << 16  # indexed by the low 16 bits of the target: MOVZX needs no flags
 TABLE_BYTES: Final = TABLE_SLOTS * 16
@@ -32,6 +33,8 @@ class HostLayout(Protocol):
     @property
     def data_base(self) -> dict[int, int]: ...
     @property
+    def user_data(self) -> int: ...
+    @property
     def leave(self) -> bytes: ...
     @property
     def void(self) -> dict[int, int]: ...
@@ -40,12 +43,13 @@ class HostLayout(Protocol):
 @dataclass(frozen=True, slots=True)
 class Target:
     """Where code is being emitted for: guest mode, backend layout, the offset of the mode's jump table in the monitor's
-    data, and whether data is reached through GS."""
+    data, whether data is reached through GS, and whether the code runs at CPL 3."""
 
     mode: int
     layout: HostLayout
     table: int
     through_gs: bool = False
+    user: bool = False
 
 
 class Emitter:
@@ -56,7 +60,8 @@ class Emitter:
         self.target = target
         self.start = start
         self.code = bytearray()
-        self._data = target.layout.data_base[target.mode]
+        self.fixups: list[int] = []  # cache offsets of displacements that depend on where the code lies
+        self._data = target.layout.data_base[target.mode] + (target.layout.user_data if target.user else 0)
         self._host = target.layout.code_base[target.mode] + start
         self._wide = target.mode == 64
         self._prefix = b"\x65" if target.through_gs else b""
@@ -79,6 +84,7 @@ class Emitter:
             head = (bytes((rex,)) if rex != 0x40 else b"") + opcode + bytes((modrm,))
             behind = self._host + len(self.code) + len(head) + 4 + len(immediate)
             address = struct.pack("<i", self._data + offset - behind)
+            self.fixups.append(self.at + len(head))
         else:
             head = self._prefix + opcode + bytes((modrm,))
             address = struct.pack("<I", self._data + offset)
@@ -117,6 +123,7 @@ class Emitter:
         displacement = struct.unpack_from("<i", self.code, len(self.code) - 4)[0] - 1
         struct.pack_into("<i", self.code, len(self.code) - 4, displacement)
         self.code.insert(start, 0x66)
+        self.fixups[-1] += 1
 
     def store32(self, reg: int, offset: int) -> None:
         self._data_operand(b"\x89", reg, offset, wide=False)
@@ -150,7 +157,11 @@ class Emitter:
 
     def table_address(self, reg: int) -> None:
         """LEA reg, [the jump table]."""
-        self._data_operand(b"\x8d", reg, self.target.table)
+        self.data_address(reg, self.target.table)
+
+    def data_address(self, reg: int, offset: int) -> None:
+        """LEA reg, [data]."""
+        self._data_operand(b"\x8d", reg, offset)
 
     def load_constant(self, reg: int, value: int) -> None:
         """MOV reg, value in 32- and 64-bit code (registers 0..7)."""
@@ -169,6 +180,7 @@ class Emitter:
         if self._wide:
             behind = self._host + len(self.code) + 7
             self.code += bytes((0x48, 0x8D, 0x05 | reg << 3)) + struct.pack("<i", void - behind)
+            self.fixups.append(self.at - 4)
         else:
             self.code += (b"\x66" if self.mode == 16 else b"") + bytes((0xB8 | reg,)) + struct.pack("<I", void)
 

@@ -53,7 +53,7 @@ def popf(cpu: Cpu, insn: Insn) -> None:
 def _change_ac(cpu: Cpu, value: int) -> None:
     if cpu.cpl != 0 or not cpuid.has("smap"):
         raise GuestFault(UD)
-    cpu.rflags = cpu.rflags & ~AC | value
+    cpu.set_ac(value)
 
 
 def stac(cpu: Cpu, insn: Insn) -> None:

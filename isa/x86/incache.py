@@ -1,4 +1,4 @@
-"""Sequences that stay in the code cache: CLI, STI, PUSHF, POPF and reads of selectors, and jump-table lookups.
+"""Sequences that stay in the code cache: CLI, STI, PUSHF, POPF, STAC, CLAC and reads of selectors, and lookups.
 
 None of them changes a flag that the guest could still see: comparisons are made by LEA and JRCXZ.
 """
@@ -10,8 +10,8 @@ from typing import Final
 
 from isa.base import Flow
 from isa.x86.decode import Insn
-from isa.x86.emit import PENDING, TABLE_SLOTS, VIRTUAL_IF, Emitter
-from isa.x86.state import IF, IOPL, NT, RCX, RDX, RSI, TF
+from isa.x86.emit import PENDING, SCRATCH_STACK, TABLE_SLOTS, VIRTUAL_IF, Emitter
+from isa.x86.state import AC, IF, IOPL, NT, RCX, RDX, RSI, RSP, TF
 
 LOOKUP_SPILLS: Final = ((RCX, 0), (RDX, 1), (RSI, 2))
 FAULT_SIZE: Final = 2  # bytes of the instruction that ends `lookup` and faults where nothing was found
@@ -25,23 +25,26 @@ class Sequence:
     slow_exits: list[int] = field(default_factory=list)
 
 
-def possible(name: str, insn: Insn, mode: int, user: bool, iopl: int) -> bool:
+def possible(name: str, insn: Insn, cpl: int, iopl: int, flat_stack: bool) -> bool:
     """True where the instruction's frequent case can be emulated in the cache; the rest is a callout.
 
-    CLI and STI raise #GP above IOPL (SDM vol. 2). PUSHF and POPF are done in the mode's natural size only.
+    CLI and STI raise #GP above IOPL (SDM vol. 2). PUSHF and POPF are done in the mode's natural size only, and not
+    where POPF changes IF but not IOPL. `flat_stack` as in `BlockMode`.
     """
     if name in ("cli", "sti"):
-        return not user or iopl == 3
+        return cpl <= iopl
+    if name in ("stac", "clac"):
+        return cpl == 0 and flat_stack and not insn.lock
     if name == "mov_from_seg":
         return insn.modrm >= 0xC0 and insn.reg_field < 6 and not insn.lock
     if name == "serialize":
         return not insn.lock
-    natural = {16: 0, 32: 4, 64: 8}[mode]
-    size = 8 if mode == 64 and insn.opsize == 4 else insn.opsize
-    return size == natural and not (user and iopl == 3) and not insn.lock
+    natural = {16: 0, 32: 4, 64: 8}[insn.mode]
+    size = 8 if insn.mode == 64 and insn.opsize == 4 else insn.opsize
+    return size == natural and not 0 < cpl <= iopl and not insn.lock
 
 
-def emulate(name: str, emit: Emitter, insn: Insn, user: bool, iopl: int) -> Sequence:
+def emulate(name: str, emit: Emitter, insn: Insn, cpl: int, iopl: int) -> Sequence:
     """Emit the in-cache emulation of a row for which `possible` holds."""
     if name == "cli":
         emit.set32(VIRTUAL_IF, 0)
@@ -55,8 +58,10 @@ def emulate(name: str, emit: Emitter, insn: Insn, user: bool, iopl: int) -> Sequ
         return Sequence()
     if name == "serialize":
         return Sequence()  # nothing runs ahead in the cache (SDM vol. 3, 9.3)
+    if name in ("stac", "clac"):
+        return _change_ac(emit, name == "stac")
     assert name == "popf"
-    return _popf(emit, insn, user, iopl)
+    return _popf(emit, insn, cpl > 0, iopl)
 
 
 def _sti(emit: Emitter) -> Sequence:
@@ -88,7 +93,8 @@ def _pushf(emit: Emitter, insn: Insn, iopl: int) -> Sequence:
 
 
 def _popf(emit: Emitter, insn: Insn, user: bool, iopl: int) -> Sequence:
-    """POPF at CPL 0 sets IF; above IOPL it does not. TF and NT, and an interrupt waiting for IF, need the monitor.
+    """POPF at CPL 0 sets IF; above IOPL it does not. TF, NT, at CPL 3 AC, and an interrupt waiting for IF
+    need the monitor.
 
     The flags may be clobbered once the stack was read: POPF replaces all of them.
     """
@@ -100,7 +106,9 @@ def _popf(emit: Emitter, insn: Insn, user: bool, iopl: int) -> Sequence:
     # All that POPF reads, because it must not fault behind the change of the flags: mov rcx, [rsp]
     emit.raw(wide + b"\x8b\x0c\x24")
     special = TF | NT
-    if not user:
+    if user:
+        special |= AC  # accesses may have to be checked from here on
+    else:
         special |= IOPL  # a change of IOPL changes the mode of every following block
         emit.raw(b"\x81\xf1" + (iopl << 12).to_bytes(4, "little"))  # xor ecx, the present IOPL
     emit.raw(b"\xf7\xc1" + special.to_bytes(4, "little"))  # test ecx, special
@@ -119,6 +127,21 @@ def _popf(emit: Emitter, insn: Insn, user: bool, iopl: int) -> Sequence:
     emit.raw(b"\x9d")
     emit.reload(RCX, 0)
     out.spilled.append((start, emit.at, {RCX: 0}))
+    return out
+
+
+def _change_ac(emit: Emitter, on: bool) -> Sequence:
+    """STAC and CLAC, which the machine refuses outside CPL 0: by POPF, on a stack in the monitor's data."""
+    out = Sequence()
+    emit.spill(RSP, 0)
+    start = emit.at
+    emit.data_address(RSP, SCRATCH_STACK)
+    emit.raw(b"\x9c")
+    mask = AC if on else ~AC & 0xFFFFFFFF
+    emit.raw(b"\x81" + (b"\x0c" if on else b"\x24") + b"\x24" + mask.to_bytes(4, "little"))  # or/and dword [rsp], mask
+    emit.raw(b"\x9d")
+    emit.reload(RSP, 0)
+    out.spilled.append((start, emit.at, {RSP: 0}))
     return out
 
 

@@ -145,6 +145,17 @@ def _run(
     return result.memory, result.rflags & ARITH
 
 
+def misaligned(cpu: Cpu, insn: Insn, pc: int) -> bool:
+    """True where the memory operand of an SSE instruction at `pc` does not begin at a multiple of 16."""
+    mem = insn.mem
+    return mem is not None and bool(_linear(cpu, mem.seg, offset(insn, mem, pc)(cpu)) & 15)
+
+
+def _linear(cpu: Cpu, seg: int, at: int) -> int:
+    """The linear address of an offset, without any check."""
+    return at + (cpu.segs[seg].base if cpu.mode != 64 or seg >= FS else 0)
+
+
 # -- operations ------------------------------------------------------------------------------------------------------
 
 
@@ -185,7 +196,7 @@ def _with_memory(insn: Insn, address: Read, seg: int) -> Op:
         at = address(cpu)
         if control and size == 512 and (cpu.mode == 64 or at + size <= 1 << 32):
             linearize(cpu, seg, at, size, writes)  # here the limit comes before the alignment, a wrap behind it
-        if aligned and at + (cpu.segs[seg].base if cpu.mode != 64 or seg >= FS else 0) & 15:
+        if aligned and _linear(cpu, seg, at) & 15:
             raise GuestFault(GP, 0, note=f"misaligned {size}-byte operand")  # processors find this before the limit
         if writes:
             _check_writable(cpu, seg, at, size)  # before the unit changes its state

@@ -107,6 +107,16 @@ def probe(cpu: Cpu, linear: int) -> Mapping | None:
     return None if isinstance(walk, int) else _mapping(cpu, walk, linear)
 
 
+def fetched_before(cpu: Cpu, linear: int, user: bool) -> bool:
+    """True where fetching an instruction from `linear` neither faults nor sets an A bit."""
+    if not cpu.paging:
+        return True
+    walk = _walk(cpu, linear if cpu.long_mode else linear & _M32)
+    if isinstance(walk, int) or not _allowed(cpu, walk, Access.EXECUTE, user):
+        return False
+    return all(entry & PTE_A for _, entry in walk.path)
+
+
 def reserved_bits(cpu: Cpu) -> int:
     """The bits that an 8-byte entry for a 4 KiB page must not have set (SDM vol. 3, 4.4.2 and 4.5.4)."""
     beyond = _BEYOND if cpu.long_mode else _PAE_BEYOND

@@ -1,73 +1,29 @@
 """Rewrites one basic block of guest code into code for the cache.
 
 Innocuous instructions are copied; what depends on its address (RIP-relative operands, branches, calls, returns) is
-re-expressed; sensitive instructions become callouts or the in-cache sequences of `isa.x86.incache`. Each guest
-instruction becomes one `Piece`, so that every host pc at which the machine can stop maps back to a guest instruction
-with its registers intact.
+re-expressed; sensitive instructions become callouts or the in-cache sequences of `isa.x86.incache`. Where the code of
+each guest instruction begins and which registers it keeps elsewhere is recorded (`isa.x86.code`), so that every host pc
+at which the machine can stop maps back to a guest instruction with its registers intact.
 """
 
 from __future__ import annotations
 
-import enum
 import struct
+from array import array
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final, NamedTuple
 
 from isa.base import Flow
 from isa.x86 import incache
+from isa.x86.code import UNDEFINED, Code, ExitRecord, SiteKind, pack_spills
 from isa.x86.decode import Insn
 from isa.x86.emit import BUDGET, INT32_MAX, INT32_MIN, Emitter, Target
 from isa.x86.misexecuted import may_divide_out_of_range, misexecuted
 from isa.x86.sensitive import Row, Treatment, lock_is_legal, row_of
 from isa.x86.state import ARITH, CS, DS, ES, GS, RCX, RDI, RSI, SS
-from isa.x86.vector import EMMS, TOUCH_MMX, is_sse, is_vector
-
-if TYPE_CHECKING:
-    from isa.x86.operands import Op
+from isa.x86.vector import EMMS, TOUCH_MMX, is_sse, is_vector, memory_size, needs_alignment
 
 MASK64: Final = 0xFFFFFFFFFFFFFFFF
-
-
-class SiteKind(enum.Enum):
-    """What an exit from the cache asks for."""
-
-    LINK = "link"  # a direct branch whose target is not chained yet
-    CALLOUT = "callout"  # emulate the instruction
-    BUDGET = "budget"  # the instruction budget does not cover this block
-    LOOKUP = "lookup"  # as LINK, but never chained: the jump table has no entry for the target
-
-
-@dataclass(slots=True)
-class Site:
-    """One exit: `index` is the instruction's number in the block; LINK: `target` (guest pc) and the displacement's
-    cache offset `patch_at`, which points to this exit's own `stub` until it is chained. A LOOKUP is identified by the
-    offset of the instruction that faults where the jump table has no entry."""
-
-    kind: SiteKind
-    index: int
-    target: int = 0
-    patch_at: int = 0
-    stub: int = 0
-    linked: object = None  # the block it is chained to
-
-
-@dataclass(slots=True)
-class Piece:
-    """The code of one guest instruction: starts at cache offset `start`.
-
-    `spilled` lists (start, end, {register: spill slot}): while the host pc is in [start, end) these registers' guest
-    values are in the monitor's data.
-    """
-
-    start: int
-    guest_pc: int
-    insn: Insn
-    reason: str = ""  # why it is not a plain copy: a callout's or in-cache emulation's name, for listings
-    ends: bool = False  # nothing of the block is behind it
-    vector: bool = False  # the interpreter hands it to the native unit
-    spilled: list[tuple[int, int, dict[int, int]]] = field(default_factory=list)
-    bound: tuple[Op, int] | None = None  # how the interpreter executes it, once that was needed
-    quiet: bool = False  # `bound` neither reads nor writes arithmetic flags
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,11 +32,12 @@ class BlockMode:
 
     `checked` is a bit mask of segment registers whose use must be checked by the interpreter; `through_gs` tells that
     DS is not flat and monitor data is reached through GS; `exact` that blocks test the instruction budget; `no_sse`
-    that CR4.OSFXSR is clear, so that SSE instructions are undefined.
+    that CR4.OSFXSR is clear, so that SSE instructions are undefined; `flat_stack` that RSP (32 bits of it in 32-bit
+    code) can hold any address of the monitor's; `aligning` that misaligned accesses fault (CR0.AM, EFLAGS.AC).
     """
 
     mode: int
-    user: bool
+    cpl: int
     iopl: int
     fpu_traps: bool
     through_gs: bool
@@ -89,23 +46,13 @@ class BlockMode:
     cs_base: int
     exact: bool
     no_sse: bool = False
+    flat_stack: bool = False
+    aligning: bool = False
+    plain: set[Insn] = field(default_factory=set, repr=False)  # instructions found to be copied as they are
 
-
-@dataclass(slots=True)
-class Code:
-    """A rewritten block: cache offsets `start` to `end`, exits by the offset behind them, pieces in order.
-
-    The stubs of its direct exits lie behind the whole run, so that blocks which follow each other stay adjacent.
-    """
-
-    start: int
-    entry: int  # where chained and dispatched code enters
-    indirect_entry: int  # where jumps through a table enter, or -1
-    end: int
-    pieces: list[Piece]
-    sites: dict[int, Site]
-    counted_at: int  # the budget is charged when this instruction starts ...
-    charge: int  # ... with so many: the block's instructions, as often as an unrolled loop repeats them
+    @property
+    def user(self) -> bool:
+        return self.cpl == 3
 
 
 _MOST_COPIES: Final = 4  # of the body of a loop that is unrolled ...
@@ -143,6 +90,7 @@ class Traits:
     vector: bool
     refused: bool  # a LOCK prefix makes it none
     misexecuted: bool
+    aligned: bool  # misaligned, its memory operand faults
 
 
 def traits(insn: Insn) -> Traits:
@@ -152,7 +100,9 @@ def traits(insn: Insn) -> Traits:
     row = row_of(insn)
     refused = row is None and not lock_is_legal(insn)
     ends = insn.flow is not Flow.NEXT or (row is not None and row.ends_block)
-    insn.traits = made = Traits(row, ends, is_vector(insn), refused, misexecuted(insn))
+    vector = is_vector(insn)
+    aligned = vector and 0 <= insn.modrm < 0xC0 and is_sse(insn) and needs_alignment(insn, memory_size(insn))
+    insn.traits = made = Traits(row, ends, vector, refused, misexecuted(insn), aligned)
     return made
 
 
@@ -160,19 +110,23 @@ def callout_reason(insn: Insn, mode: BlockMode) -> str:
     """Why the interpreter must execute this instruction, or '' where it can be copied or re-expressed."""
     known = traits(insn)
     if insn.flow is Flow.INVALID:
-        return "undefined"
+        return UNDEFINED
     if known.refused:
         return "illegal lock"
     row = known.row
     if row is not None:
-        inside = row.treatment is Treatment.IN_CACHE and not segments_used(insn) & mode.checked
-        if inside and incache.possible(row.name, insn, mode.mode, mode.user, mode.iopl):
+        inside = row.treatment is Treatment.IN_CACHE and not segments_used(insn) & (
+            -1 if mode.aligning else mode.checked
+        )
+        if inside and incache.possible(row.name, insn, mode.cpl, mode.iopl, mode.flat_stack):
             return ""
         return row.name
     if known.vector and (mode.fpu_traps or (mode.no_sse and is_sse(insn))):
         return "fpu trap"
     if known.misexecuted:
         return "misexecuted"
+    if mode.aligning and segments_used(insn):
+        return "alignment"
     if mode.mode == 64:
         if insn.rip_relative and (insn.adsize != 8 or insn.vex):
             return "rip-relative"
@@ -247,99 +201,146 @@ def falls_through(last: Insn) -> bool:
 
 
 @dataclass(slots=True)
-class _Cold:
-    """A direct exit whose stub is still to come; `refund` instructions of the charge were not executed before it."""
+class _Draft:
+    """A block whose direct exits have no stubs yet."""
 
-    site: Site
-    sites: dict[int, Site]
+    pc: int
+    raw: bytes
+    start: int
+    sizes: bytes
+    indirect_entry: int = -1
+    entry: int = 0
+    end: int = 0
+    counted_at: int = 0
+    charge: int = 0
+    falls_through: bool = False
+    starts: array[int] = field(default_factory=lambda: array("H"))
+    reasons: list[tuple[int, str]] = field(default_factory=list)
+    spills: list[tuple[int, int, int, int]] = field(default_factory=list)
+    exits: list[ExitRecord] = field(default_factory=list)
+
+    def spilled(self, index: int, start: int, end: int, regs: dict[int, int]) -> None:
+        """Note that from `start` to `end` registers of instruction `index` are in the monitor's data."""
+        self.spills.append((index, start, end, pack_spills(tuple(regs.items()))))
+
+    def leaves(self, behind: int, kind: SiteKind, index: int) -> None:
+        self.exits.append((behind, int(kind), index, 0, 0, 0))
+
+    def code(self) -> Code:
+        return Code(
+            self.pc, self.raw, self.start, self.entry, self.indirect_entry, self.end, self.counted_at, self.charge,
+            self.falls_through, self.sizes, self.starts.tobytes(), tuple(self.reasons), tuple(self.spills),
+            tuple(self.exits),
+        )  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Cold:
+    """A direct exit of a block whose stub is still to come.
+
+    `patch_at` is the place of the branch's displacement, `refund` how many instructions of the charge were not executed
+    before it.
+    """
+
+    draft: _Draft
+    index: int
+    target: int
+    patch_at: int
     refund: int
     leaves_page: bool
 
 
+class Rewritten(NamedTuple):
+    """A run of rewritten blocks: its code for offset 0 of the cache, and what else moving it needs.
+
+    `fixups` are the places of 4-byte displacements from the code to the monitor's data (64-bit code only).
+    """
+
+    host: bytes
+    fixups: tuple[int, ...]
+    codes: tuple[Code, ...]
+
+
 class Rewriter:
-    """Rewrites a run of blocks for one mode, starting at cache offset `start`."""
+    """Rewrites a run of blocks for one mode; all offsets count from the start of the run."""
 
-    def __init__(self, mode: BlockMode, target: Target, start: int) -> None:
+    def __init__(self, mode: BlockMode, target: Target) -> None:
         self._mode = mode
-        self._emit = Emitter(target, start)
-        self._sites: dict[int, Site] = {}
-        self._pieces: list[Piece] = []
+        self._emit = Emitter(target, 0)
+        self._drafts: list[_Draft] = []
+        self._draft: _Draft
         self._cold: list[_Cold] = []
-        self._pc = 0  # of the block
 
-    def block(self, insns: list[Insn], pc: int, reload_prefix: bool, falls_into_next: bool) -> Code:
+    def block(self, insns: list[Insn], pc: int, reload_prefix: bool, falls_into_next: bool) -> None:
         """Rewrite `insns`, the block at `pc`.
 
         `reload_prefix`: give it an entry for jumps through a table, which must not be fallen into.
         `falls_into_next`: the following block is emitted right behind.
         """
-        emit = self._emit
-        self._sites, self._pieces, self._pc = {}, [], pc
-        start = emit.at
-        indirect = -1
-        if reload_prefix and self._mode.mode != 16:
-            indirect = start
+        emit, mode = self._emit, self._mode
+        count = len(insns)
+        draft = self._draft = _Draft(pc, b"".join([i.raw for i in insns]), emit.at, bytes([i.size for i in insns]))
+        self._drafts.append(draft)
+        if reload_prefix and mode.mode != 16:
+            draft.indirect_entry = emit.at
             for reg, slot in incache.LOOKUP_SPILLS:
                 emit.reload(reg, slot)
-        entry = emit.at
-        free = -1 if self._mode.exact else free_point(insns, self._mode)
-        counted_at = max(free, 0)
-        loop, count = pc, len(insns)
-        charge = count * copies_of_loop(insns, pc, self._mode)
-        for index, insn in enumerate(insns * (charge // count)):
-            known = traits(insn)
-            piece = Piece(emit.at, pc, insn, "", known.ends, known.vector)
-            if index == 0 and indirect >= 0:
-                piece.start = indirect
-                piece.spilled.append((indirect, entry, dict(incache.LOOKUP_SPILLS)))
-            self._pieces.append(piece)
+            draft.spilled(0, draft.indirect_entry, emit.at, dict(incache.LOOKUP_SPILLS))
+        draft.entry = emit.at
+        free = -1 if mode.exact else free_point(insns, mode)
+        counted_at = draft.counted_at = max(free, 0)
+        charge = draft.charge = count * copies_of_loop(insns, pc, mode)
+        loop, plain, starts, code = pc, mode.plain, draft.starts, emit.code
+        wrap = MASK64 if mode.mode == 64 else 0xFFFFFFFF
+        before = None
+        for index, insn in enumerate(insns if charge == count else insns * (charge // count)):
+            starts.append(draft.start if index == 0 else len(code))
             if index == counted_at:
                 self._count(charge, free >= 0, index)
-            next_pc = pc + insn.size & self._wrap(insn)
-            if index + 1 < charge and index % count == count - 1:  # a round ends and another one follows
-                piece.ends = False
+            next_pc = pc + insn.size & wrap
+            if insn in plain:
+                code += insn.raw
+            elif index + 1 < charge and index % count == count - 1:  # a round ends and another one follows
                 self._link(index, next_pc, emit.branch(insn.opcode & 15 ^ 1), charge - index - 1)
                 next_pc = loop
             else:
-                self._one(piece, insn, index, pc)
-            pc = next_pc
-        last = insns[-1]
-        if falls_through(last) and not falls_into_next:
+                self._one(insn, index, pc, before)
+            before, pc = insn, next_pc
+        draft.falls_through = falls_through(insns[-1])
+        if draft.falls_through and not falls_into_next:
             self._link(charge - 1, pc, emit.jump())
-        return Code(start, entry, indirect, emit.at, self._pieces, self._sites, counted_at, charge)
+        draft.end = emit.at
 
-    def finish(self) -> bytes:
-        """Add the stubs of all direct exits; returns the code of the whole run."""
+    def finish(self) -> Rewritten:
+        """Add the stubs of all direct exits."""
         emit = self._emit
         for cold in self._cold:
-            site = cold.site
+            patch_at = cold.patch_at
             if cold.refund:
-                emit.fill_displacement(site.patch_at, emit.at)
+                emit.fill_displacement(patch_at, emit.at)
                 emit.spill(RCX, 0)
                 self._charge(-cold.refund)
                 emit.reload(RCX, 0)
-                site.patch_at = emit.jump()
-            site.stub = emit.at
-            emit.fill_displacement(site.patch_at, site.stub)
+                patch_at = emit.jump()
+            stub = emit.at
+            emit.fill_displacement(patch_at, stub)
             if cold.leaves_page and self._mode.user and self._mode.mode != 16 and not self._mode.through_gs:
-                self._look_up(cold)
+                self._look_up(cold, patch_at, stub)
             else:
-                cold.sites[emit.leave()] = site
-        return bytes(emit.code)
+                exits = cold.draft.exits
+                exits.append((emit.leave(), int(SiteKind.LINK), cold.index, cold.target, patch_at, stub))
+        return Rewritten(bytes(emit.code), tuple(emit.fixups), tuple(draft.code() for draft in self._drafts))
 
-    def _look_up(self, cold: _Cold) -> None:
+    def _look_up(self, cold: _Cold, patch_at: int, stub: int) -> None:
         """User code is not chained across pages, because which code lies there depends on the address space."""
         emit = self._emit
         for reg, slot in incache.LOOKUP_SPILLS:
             emit.spill(reg, slot)
-        emit.load_constant(RSI, cold.site.target)
+        emit.load_constant(RSI, cold.target)
         incache.lookup(emit)
-        cold.site.kind = SiteKind.LOOKUP
-        cold.sites[emit.at - incache.FAULT_SIZE] = cold.site
+        at = emit.at - incache.FAULT_SIZE
+        cold.draft.exits.append((at, int(SiteKind.LOOKUP), cold.index, cold.target, patch_at, stub))
         incache.jump_to_found(emit)
-
-    def _wrap(self, insn: Insn) -> int:
-        return MASK64 if insn.mode == 64 else 0xFFFFFFFF
 
     def _count(self, count: int, flags_dead: bool, index: int) -> None:
         """Charge the block to the budget."""
@@ -354,9 +355,9 @@ class Rewriter:
             # budgets stay below 2**23, so the top byte is zero until the budget is overdrawn
             emit.load_byte(RCX, BUDGET + 3)
             emit.jump_if_zero_ecx(len(emit.target.layout.leave))
-            self._sites[emit.leave()] = Site(SiteKind.BUDGET, index)
+            self._draft.leaves(emit.leave(), SiteKind.BUDGET, index)
         emit.reload(RCX, 0)
-        self._pieces[-1].spilled.append((start, emit.at, {RCX: 0}))
+        self._draft.spilled(index, start, emit.at, {RCX: 0})
 
     def _charge(self, count: int) -> None:
         """Take `count` from the budget by RCX, without touching the flags."""
@@ -366,46 +367,52 @@ class Rewriter:
         emit.store32(RCX, BUDGET)
 
     def _link(self, index: int, target: int, patch_at: int, refund: int = 0) -> None:
-        leaves_page = (target ^ self._pc) >> 12 != 0
-        self._cold.append(_Cold(Site(SiteKind.LINK, index, target, patch_at), self._sites, refund, leaves_page))
+        draft = self._draft
+        self._cold.append(_Cold(draft, index, target, patch_at, refund, (target ^ draft.pc) >> 12 != 0))
 
-    def _callout(self, piece: Piece, index: int, reason: str) -> None:
-        piece.reason = reason
-        self._sites[self._emit.leave()] = Site(SiteKind.CALLOUT, index)
+    def _callout(self, index: int, reason: str) -> None:
+        self._draft.reasons.append((index, reason))
+        self._draft.leaves(self._emit.leave(), SiteKind.CALLOUT, index)
 
-    def _one(self, piece: Piece, insn: Insn, index: int, pc: int) -> None:
+    def _one(self, insn: Insn, index: int, pc: int, before: Insn | None) -> None:
         reason = callout_reason(insn, self._mode)
-        if not reason and may_divide_out_of_range(insn, self._pieces[-2].insn if index else None):
+        if not reason and may_divide_out_of_range(insn, before):
             reason = "misexecuted"
         if reason:
-            self._callout(piece, index, reason)
+            self._callout(index, reason)
             return
         row = traits(insn).row
         if row is not None:
-            piece.reason = row.name
-            sequence = incache.emulate(row.name, self._emit, insn, self._mode.user, self._mode.iopl)
-            piece.spilled.extend(sequence.spilled)
+            draft = self._draft
+            draft.reasons.append((index, row.name))
+            sequence = incache.emulate(row.name, self._emit, insn, self._mode.cpl, self._mode.iopl)
+            for start, end, regs in sequence.spilled:
+                draft.spilled(index, start, end, regs)
             for behind in sequence.slow_exits:
-                self._sites[behind] = Site(SiteKind.CALLOUT, index)
+                draft.leaves(behind, SiteKind.CALLOUT, index)
             return
         match insn.flow:
             case Flow.NEXT:
+                if traits(insn).aligned:
+                    self._draft.leaves(self._emit.leave(), SiteKind.ALIGNMENT, index)
                 if insn.opcode == EMMS:
                     self._emit.raw(TOUCH_MMX)  # Unicorn's EMMS leaves the x87 top of stack alone
                 elif insn.opcode == _CMPXCHG8B and insn.reg_field == 1:
                     # Unicorn's takes the flags it leaves alone from what was last brought up to date: at a jump
                     self._emit.raw((b"\x66" if insn.mode == 16 else b"") + b"\xeb\0")
-                self._copy(piece, insn, pc)
+                elif not (insn.rip_relative or insn.opcode in (0xF6, 0xF7) or traits(insn).aligned):
+                    self._mode.plain.add(insn)
+                self._copy(insn, index, pc)
             case Flow.JUMP:
                 self._link(index, insn.target(pc), self._emit.jump())
             case Flow.BRANCH:
                 self._branch(insn, index, pc)
             case Flow.CALL:
-                self._call(piece, insn, index, pc)
+                self._call(insn, index, pc)
             case Flow.RETURN | Flow.INDIRECT_JUMP | Flow.INDIRECT_CALL:
-                self._indirect(piece, insn, index, pc)
+                self._indirect(insn, index, pc)
             case Flow.SYSTEM | Flow.INVALID:
-                self._callout(piece, index, insn.flow.value)
+                self._callout(index, insn.flow.value)
 
     def _branch(self, insn: Insn, index: int, pc: int) -> None:
         target = insn.target(pc)
@@ -427,18 +434,18 @@ class Rewriter:
             return pc + insn.size & MASK64, 8
         return pc + insn.size & (0xFFFF if insn.opsize == 2 else 0xFFFFFFFF), insn.opsize
 
-    def _call(self, piece: Piece, insn: Insn, index: int, pc: int) -> None:
+    def _call(self, insn: Insn, index: int, pc: int) -> None:
         if insn.mode == 64 and insn.opsize == 2:
-            self._callout(piece, index, "16-bit call")
+            self._callout(index, "16-bit call")
             return
         self._emit.push_constant(*self._return_address(insn, pc))
         self._link(index, insn.target(pc), self._emit.jump())
 
-    def _indirect(self, piece: Piece, insn: Insn, index: int, pc: int) -> None:
+    def _indirect(self, insn: Insn, index: int, pc: int) -> None:
         """A return or an indirect jump or call: look the target up in the mode's jump table."""
         emit = self._emit
         if self._mode.through_gs or not incache.lookup_possible(insn, self._mode.stack32):
-            self._callout(piece, index, "indirect transfer")
+            self._callout(index, "indirect transfer")
             return
         spilled = dict(incache.LOOKUP_SPILLS)
         for reg, slot in incache.LOOKUP_SPILLS:
@@ -456,7 +463,7 @@ class Rewriter:
             emit.push_constant(*self._return_address(insn, pc))
         incache.jump_to_found(emit)
         # until the last instruction nothing the guest can see has changed: a lookup that misses can be undone
-        piece.spilled.append((loading, emit.at, spilled))
+        self._draft.spilled(index, loading, emit.at, spilled)
 
     def _load_target(self, insn: Insn, pc: int) -> None:
         """MOV rsi, r/m of an indirect jump or call, with the guest's registers still in place."""
@@ -483,7 +490,7 @@ class Rewriter:
         self._emit.raw(bytes((0x48, 0xB8 | scratch)) + struct.pack("<Q", address))
         self._emit.raw(head + bytes(((reg & 7) << 3 | scratch,)) + immediate)
 
-    def _copy(self, piece: Piece, insn: Insn, pc: int) -> None:
+    def _copy(self, insn: Insn, index: int, pc: int) -> None:
         emit = self._emit
         if not insn.rip_relative:
             emit.raw(insn.raw)
@@ -506,7 +513,7 @@ class Rewriter:
         emit.spill(scratch, 0)
         start = emit.at
         self._absolute(bytes(head), insn.reg_field, address, immediate, scratch)
-        piece.spilled.append((start, emit.at, {scratch: 0}))
+        self._draft.spilled(index, start, emit.at, {scratch: 0})
         emit.reload(scratch, 0)
 
     def _constant(self, insn: Insn, value: int) -> None:
@@ -523,11 +530,8 @@ class Rewriter:
 
 __all__ = [
     "BlockMode",
-    "Code",
-    "Piece",
     "Rewriter",
-    "Site",
-    "SiteKind",
+    "Rewritten",
     "Target",
     "callout_reason",
     "ends_block",

@@ -54,14 +54,14 @@ _NAMES: Final = {
     "rdmsr": (False, True), "wrmsr": (True, True), "swapgs": (True, True),
     "syscall": (True, False), "sysret": (True, True), "sysenter": (True, False), "sysexit": (True, True),
     "invlpg": (True, True), "invpcid": (True, True), "invd": (False, True), "wbinvd": (False, True),
-    "serialize": (False, False), "stac": (True, True), "clac": (True, True),
+    "serialize": (False, False), "stac": (False, True), "clac": (False, True),
     "rdfsbase": (False, False), "rdgsbase": (False, False), "wrfsbase": (True, False), "wrgsbase": (True, False),
     "xgetbv": (False, False), "xsetbv": (True, True), "xsave": (True, False),
     "rdpkru": (False, False), "wrpkru": (True, False), "monitor": (False, True), "mwait": (True, True),
     "rdrand": (False, False), "rdseed": (False, False), "ud": (True, False), "rsm": (True, True), "vmx": (True, True),
     "undefined_feature": (True, False),
 }  # fmt: skip
-IN_CACHE: Final = frozenset(("cli", "sti", "pushf", "popf", "mov_from_seg", "serialize"))
+IN_CACHE: Final = frozenset(("cli", "sti", "pushf", "popf", "mov_from_seg", "serialize", "stac", "clac"))
 
 ROWS: Final[dict[str, Row]] = {
     name: Row(name, Treatment.IN_CACHE if name in IN_CACHE else Treatment.CALLOUT, ends, privileged)

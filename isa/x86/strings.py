@@ -1,8 +1,8 @@
 """String instructions MOVS, CMPS, SCAS, LODS and STOS with their repeat prefixes (SDM vol. 2, REP).
 
 A repeated instruction that faults keeps what it has done: the registers tell how far it came. Where the elements lie in
-plain RAM that the software TLB knows, a whole page of them is handled at once; everything else goes element by element,
-so that faults, limits and MMIO are exact. INS and OUTS are system instructions (`isa.x86.portio`).
+plain RAM that the software TLB knows, or go upwards to RAM with a write trace, a whole page of them is handled at once;
+everything else goes element by element, so that faults, limits and MMIO are exact. INS and OUTS are system instructions (`isa.x86.portio`).
 """
 
 from __future__ import annotations
@@ -70,6 +70,25 @@ def _window(cpu: Cpu, shape: _Shape, seg: int, index: int, count: int, write: bo
     return linear - down + delta, count
 
 
+def _traced(cpu: Cpu, shape: _Shape, count: int) -> tuple[int, int]:
+    """(guest-physical address, number) of the next elements to write, in one page of RAM that has a write trace.
+
+    At most `count` of them, upwards from RDI; 0 where the next one needs care.
+    """
+    size, at = shape.size, cpu.regs[RDI] & shape.mask
+    if cpu.system_flags & DF:
+        return 0, 0
+    try:
+        linear = linearize(cpu, ES, at, size, True)
+        count = min(count, (_PAGE - (linear & _PAGE - 1)) // size, (shape.mask + 1 - at) // size)
+        if count < 1 or (cpu.mode != 64 and not within(cpu.segs[ES], at, count * size)):
+            return 0, 0
+        gpa = cpu.traced_page(linear)
+    except GuestFault:
+        return 0, 0
+    return (gpa, count) if gpa >= 0 else (0, 0)
+
+
 # -- MOVS, STOS, LODS ------------------------------------------------------------------------------------------------
 
 Step = Callable[["Cpu"], None]  # one element; registers change behind everything that may fault
@@ -89,23 +108,31 @@ def _movs(shape: _Shape) -> tuple[Step, Bulk]:
         if not readable:
             return 0
         target, count = _window(cpu, shape, ES, RDI, readable, True)
+        gpa = -1
         if not count:
-            return 0
+            gpa, count = _traced(cpu, shape, readable)
+            if not count:
+                return 0
+            target = cpu.memory.ram_offset(gpa) + gpa % _PAGE
         ram, length = cpu.ram, count * size
         if cpu.system_flags & DF:
             source += (readable - count) * size  # a window begins at its lowest element
             if 0 < source - target < length:
                 return 0  # a downward copy that reads what it wrote
-            ram[target : target + length] = ram[source : source + length]
+            data = bytes(ram[source : source + length])
         else:
             distance = target - source
             if 0 < distance < size:
                 return 0
             if 0 < distance < length:  # an upward copy that reads what it wrote repeats its first bytes
                 pattern = bytes(ram[source:target])
-                ram[target : target + length] = (pattern * (length // distance + 1))[:length]
+                data = (pattern * (length // distance + 1))[:length]
             else:
-                ram[target : target + length] = ram[source : source + length]
+                data = bytes(ram[source : source + length])
+        if gpa < 0:
+            ram[target : target + length] = data
+        else:
+            cpu.memory.write_bytes(gpa, data)
         shape.advance(cpu, RSI, count)
         shape.advance(cpu, RDI, count)
         return count
@@ -120,12 +147,16 @@ def _stos(shape: _Shape) -> tuple[Step, Bulk]:
         cpu.store(ES, cpu.regs[RDI] & mask, size, cpu.regs[RAX] & limit)
         shape.advance(cpu, RDI, 1)
 
-    def bulk(cpu: Cpu, count: int) -> int:
-        target, count = _window(cpu, shape, ES, RDI, count, True)
+    def bulk(cpu: Cpu, upto: int) -> int:
+        target, count = _window(cpu, shape, ES, RDI, upto, True)
+        element = (cpu.regs[RAX] & limit).to_bytes(size, "little")
         if count:
-            element = (cpu.regs[RAX] & limit).to_bytes(size, "little")
             cpu.ram[target : target + count * size] = element * count
-            shape.advance(cpu, RDI, count)
+        else:
+            gpa, count = _traced(cpu, shape, upto)
+            if count:
+                cpu.memory.write_bytes(gpa, element * count)
+        shape.advance(cpu, RDI, count)
         return count
 
     return step, bulk

@@ -29,9 +29,9 @@ class Modes:
         iopl = (cpu.system_flags & IOPL) >> 12
         fpu_traps = bool(cpu.cr0 & (CR0_TS | CR0_EM))
         no_sse = not cpu.cr4 & CR4_OSFXSR  # SSE is undefined then (SDM vol. 3, 13.1.4)
-        user = cpu.cpl == 3
+        aligning = cpu.aligning
         if cpu.mode == 64:
-            key: tuple[object, ...] = (64, user, iopl, fpu_traps, no_sse)
+            key: tuple[object, ...] = (64, cpu.cpl, iopl, fpu_traps, no_sse, aligning)
         else:
             # 64 KiB segments need no checks where offsets have 16 bits: the rewriter checks 32-bit ones itself
             sixteen = cpu.mode == 16
@@ -41,30 +41,30 @@ class Modes:
                     checked |= 1 << number
             ds = cpu.segs[DS]
             flat = ds.base == 0 and ds.limit == _FLAT_LIMIT and not checked & 1 << DS
+            ss = cpu.segs[SS]
+            flat_stack = ss.base == 0 and ss.limit == _FLAT_LIMIT and bool(ss.attr & ATTR_DB) and not checked & 1 << SS
             key = (
                 cpu.mode,
-                user,
+                cpu.cpl,
                 iopl,
                 fpu_traps,
                 not flat,
                 checked,
-                bool(cpu.segs[SS].attr & ATTR_DB),
+                bool(ss.attr & ATTR_DB),
                 cpu.segs[CS].base,
                 no_sse,
+                flat_stack,
+                aligning,
             )
         found = self._known.get(key)
         if found is None:
             if cpu.mode == 64:
-                found = BlockMode(64, user, iopl, fpu_traps, False, 0, True, 0, self._exact, no_sse)
+                found = BlockMode(64, cpu.cpl, iopl, fpu_traps, False, 0, True, 0, self._exact, no_sse, True, aligning)
             else:
-                through_gs, checked, stack32, base = (
-                    not flat,
-                    checked,
-                    bool(cpu.segs[SS].attr & ATTR_DB),
-                    cpu.segs[CS].base,
-                )
+                stack32, base = bool(ss.attr & ATTR_DB), cpu.segs[CS].base
                 found = BlockMode(
-                    cpu.mode, user, iopl, fpu_traps, through_gs, checked, stack32, base, self._exact, no_sse
-                )
+                    cpu.mode, cpu.cpl, iopl, fpu_traps, not flat, checked, stack32, base, self._exact, no_sse,
+                    cpu.mode == 32 and flat_stack, aligning,
+                )  # fmt: skip
             self._known[key] = found
         return found

@@ -31,18 +31,6 @@ class Disagreement:
 
 DISAGREEMENTS: Final = (
     Disagreement(
-        "alignment flag",
-        "Unicorn never checks EFLAGS.AC: the machine has no alignment faults",
-        TRANSLATE,
-        situations.alignment_flag,
-    ),
-    Disagreement(
-        "vector alignment",
-        "Unicorn does not check the alignment of 16-byte and larger operands",
-        TRANSLATE,
-        situations.alignment,
-    ),
-    Disagreement(
         "SIMD exception",
         "Unicorn never raises #XM: unmasked SIMD exceptions are lost",
         BOTH,

@@ -60,15 +60,6 @@ class Situation:
         return int.from_bytes(self.case.fx[2:4], "little")
 
 
-def alignment_flag(s: Situation) -> Fields:
-    return ("*",) if s.real.vector == AC_FAULT else ()
-
-
-def alignment(s: Situation) -> Fields:
-    aligned = is_vector(s.insn) and 0 <= s.insn.modrm < 0xC0 and memory_size(s.insn) >= 16
-    return ("*",) if aligned and s.real_faulted and s.real.vector in (GP, SS_FAULT) and s.real.error == 0 else ()
-
-
 def simd_exception(s: Situation) -> Fields:
     return ("*",) if s.real.vector == XM else ()
 

@@ -9,7 +9,7 @@ from emu.backends import tuning
 from emu.engines.translate import TranslateEngine
 from emu.exits import Budget, Fault, Halt
 from emu.preempt import Preempter
-from isa.x86.state import CR0_PE, CR0_TS, IF, RAX, RBX, RCX, RSI
+from isa.x86.state import CR0_AM, CR0_PE, CR0_TS, CR4_OSFXSR, CS, DS, ES, FS, GS, IF, RAX, RBX, RCX, RSI, SS, Segment
 
 ORG = 0x100000
 Make = Callable[..., Any]  # builds a World (see conftest)
@@ -181,7 +181,7 @@ def test_an_unrolled_loop_counts_its_rounds(make: Make, body: str, rounds: int) 
     assert world.run() == Halt(False)
     assert world.cpu.regs[RCX] == 0
     assert world.cpu.retired == 1 + 3 * rounds + 1
-    assert any(block.code.charge > len(block.insns) for block in world.engine.blocks())
+    assert any(block.code.charge > block.count for block in world.engine.blocks())
 
 
 @pytest.mark.parametrize("rounds", range(1, 11))
@@ -269,3 +269,40 @@ def test_every_stop_point_of_a_mixed_loop_agrees_with_the_interpreter(make: Make
 
 def test_the_engine_names_itself(make: Make) -> None:
     assert isinstance(make().engine, TranslateEngine)
+
+
+def test_alignment_is_checked_once_for_each_instruction(make: Make) -> None:
+    world = make()
+    world.cpu.cr4 |= CR4_OSFXSR
+    world.put("mov ecx, 500; mov esi, 0x1010; again: movaps xmm0, [esi]; movups xmm1, [esi+1]; dec ecx; jnz again; hlt")
+    assert world.run() == Halt(False)
+    assert world.engine.counters().exits["alignment"] <= 4  # the loop is unrolled
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+@pytest.mark.parametrize(
+    "text", ["movaps xmm0, [esi]", "addps xmm1, [esi]", "movdqa [esi], xmm2", "pshufd xmm0, [esi], 0"]
+)
+def test_a_misaligned_operand_faults(make: Make, kind: str, text: str) -> None:
+    world = make(kind)
+    world.cpu.cr4 |= CR4_OSFXSR
+    at = world.put("mov esi, 0x1008")
+    world.put(text, at)
+    out = world.run()
+    assert isinstance(out, Fault)
+    assert (out.vector, out.error, out.pc) == (13, 0, at)
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_alignment_checks_begin_with_popf(make: Make, kind: str) -> None:
+    world = make(kind)
+    world.cpu.cr0 |= CR0_AM
+    world.cpu.cpl = 3
+    world.cpu.segs[CS] = Segment(0x1B, 0, 0xFFFFFFFF, 0xC0FB)
+    for seg in (ES, SS, DS, FS, GS):
+        world.cpu.segs[seg] = Segment(0x23, 0, 0xFFFFFFFF, 0xC0F3)
+    at = world.put("mov esi, 0x1001; mov eax, [esi]; push 0x40002; popfd; mov eax, [esi+3]")
+    world.put("mov eax, [esi]", at)
+    out = world.run()
+    assert isinstance(out, Fault)
+    assert (out.vector, out.error, out.pc) == (17, 0, at)

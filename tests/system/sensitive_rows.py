@@ -99,6 +99,7 @@ NOT_IN_64 = Rule(UD, Where((LONG,)), "SDM vol. 2: invalid in 64-bit mode")
 ONLY_IN_64 = Rule(UD, Where(NOT_LONG), "SDM vol. 2: recognized in 64-bit mode only")
 NOT_IN_REAL = Rule(GP0, Where((REAL,)), "SDM vol. 2: not recognized in real-address mode")
 NO_SUCH = Rule(UD, Where(), "SDM vol. 2: undefined, or a feature that CPUID does not show")
+ONLY_AT_0 = Rule(UD, _USER, "SDM vol. 2, STAC: CPL above 0")
 NO_DR4 = Rule(UD, Where(on=(True,)), "SDM vol. 3, 17.2.2: with CR4.DE, DR4 and DR5 do not exist")
 NO_FSGSBASE = Rule(UD, Where(on=(False,)), "SDM vol. 2: CR4.FSGSBASE is clear")
 NO_COUNTER = Rule(GP0, Where(), "SDM vol. 2, RDPMC: CPL, or an index of which there is no counter")
@@ -248,8 +249,8 @@ ROWS: Final[tuple[Row, ...]] = (
     Row("xgetbv", "0f01d0", (NO_SUCH,)),
     Row("xsetbv", "0f01d1", (NO_SUCH,)),
     _table("xsave", "0fae/m4", (NO_SUCH,), "scratch"),
-    Row("stac", "0f01cb", (NO_SUCH,)),
-    Row("clac", "0f01ca", (NO_SUCH,)),
+    Row("stac", "0f01cb", (ONLY_AT_0,)),
+    Row("clac", "0f01ca", (ONLY_AT_0,)),
     Row("rdpkru", "0f01ee", (NO_SUCH,)),
     Row("wrpkru", "0f01ef", (NO_SUCH,)),
     Row("monitor", "0f01c8", (NO_SUCH,)),

@@ -19,7 +19,7 @@ ORIGIN = 0x100000
 MEMORY_MIB = 64
 STATUS = 33  # value 10h at the debug exit
 # QEMU's CPU has virtual-8086 mode extensions, which ours has not.
-CPU = "qemu64,vendor=GenuineIntel,-vme,-smap,+fsgsbase,+smep,+umip,+rdtscp"
+CPU = "qemu64,vendor=GenuineIntel,-vme,+smap,+fsgsbase,+smep,+umip,+rdtscp"
 
 
 def build(name: str) -> bytes:

@@ -45,6 +45,9 @@ class FakeMemory:
         if gpa + size <= len(self.bytes):
             self.bytes[gpa : gpa + size] = value.to_bytes(size, "little")
 
+    def write_bytes(self, gpa: int, data: bytes) -> None:
+        self.bytes[gpa : gpa + len(data)] = data
+
 
 class FakeOutside:
     """Records what the CPU asks for; ports read as what was put in `inputs`."""

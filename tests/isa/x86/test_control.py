@@ -18,6 +18,7 @@ from isa.x86.state import (
     CR4_DE,
     CR4_PAE,
     CR4_PGE,
+    CR4_SMAP,
     CR4_SMEP,
     CR4_UMIP,
     EFER_LMA,
@@ -105,7 +106,7 @@ def test_invlpg_of_a_non_canonical_address_does_nothing(long: Any) -> None:
 def test_cr4_reserved_bits(protected: Any, long: Any) -> None:
     for bit in (0, 1, 11, 12, 13, 14, 17, 18, 20, 21, 22, 63):
         machine = long if bit == 63 else protected
-        allowed = 1 << bit & (CR4_UMIP | CR4_SMEP)
+        allowed = 1 << bit & (CR4_UMIP | CR4_SMEP | CR4_SMAP)
         if allowed:
             write(machine, TO_CR4, allowed)
         else:
@@ -216,6 +217,5 @@ def test_general_detect(protected: Any) -> None:
 
 
 def test_cr4_bits_follow_cpuid() -> None:
-    assert control.CR4_BITS & 1 << 21 == 0  # SMAP
     assert control.CR4_BITS & 1 << 18 == 0  # OSXSAVE
-    assert control.CR4_BITS & (CR4_SMEP | CR4_UMIP | 1 << 16) == CR4_SMEP | CR4_UMIP | 1 << 16
+    assert control.CR4_BITS & (CR4_SMEP | CR4_SMAP | CR4_UMIP | 1 << 16) == CR4_SMEP | CR4_SMAP | CR4_UMIP | 1 << 16

@@ -12,6 +12,7 @@ from isa.x86.emit import BUDGET, SELECTORS, SPILL, TABLES, Emitter, Target
 LAYOUT = Layout(
     code_base={16: 0xD0000000, 32: 0xD0000000, 64: 0xFFFF840000000000},
     data_base={16: 0xD1000000, 32: 0xD1000000, 64: 0xFFFF840001000000},
+    user_data=0x800000,
     code_start=0x100,
     code_size=1 << 24,
     data_size=1 << 24,
@@ -131,6 +132,15 @@ def test_gs_override_reaches_data_where_ds_is_not_flat() -> None:
     emitter = Emitter(Target(32, LAYOUT, TABLES, through_gs=True), START)
     emitter.spill(1, 0)
     assert bytes(emitter.code) == assemble(32, f"mov {data(32, SPILL[0], 0, 'dword', gs=True)}, ecx")
+
+
+@pytest.mark.parametrize("mode", [16, 32, 64])
+def test_user_code_finds_the_data_elsewhere(mode: int) -> None:
+    emitter = Emitter(Target(mode, LAYOUT, TABLES, user=True), START)
+    emitter.spill(1, 0)
+    reference = Emitter(Target(mode, LAYOUT, TABLES), START)
+    reference._data_operand(b"\x89", 1, SPILL[0] + LAYOUT.user_data)
+    assert emitter.code == reference.code
 
 
 @pytest.mark.parametrize(

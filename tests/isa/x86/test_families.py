@@ -477,6 +477,29 @@ def test_a_copy_between_two_names_of_one_page_repeats_what_it_wrote() -> None:
     assert machine.data(0xA000, 0x204) == (b"\1\2\3" * 0x100)[:0x203] + b"\0"
 
 
+@pytest.mark.parametrize("code", [REP_MOVSB, REP_STOSB], ids=["movs", "stos"])
+def test_a_repetition_over_traced_pages_is_reported_page_by_page(code: bytes) -> None:
+    machine = Machine(64)
+    reports: list[tuple[int, int]] = []
+    machine.memory.on_watched_write = lambda gpa, size: reports.append((gpa, size))
+    machine.memory.watch(0xA)
+    machine.memory.watch(0xB)
+    machine.memory.write_bytes(0x8000, bytes(range(256)) * 8)
+    assert machine.execute(code, {RSI: 0x8000, RDI: 0xAF80, RCX: 0x200, RAX: 0x77}) is None
+    first = [(0xAF80, 1), (0xAF81, 0x7F)] if code == REP_MOVSB else [(0xAF80, 0x80)]  # its source is looked up first
+    assert reports == [*first, (0xB000, 0x180)]
+    assert machine.data(0xAF80, 0x201) == (bytes(range(256)) * 2 if code == REP_MOVSB else b"\x77" * 0x200) + b"\0"
+    assert (machine.cpu.regs[RDI], machine.cpu.regs[RCX]) == (0xB180, 0)
+
+
+def test_a_copy_within_a_traced_page_repeats_what_it_wrote() -> None:
+    machine = Machine(64)
+    machine.memory.watch(0xA)
+    machine.memory.write_bytes(0xA000, bytes(range(1, 256)) + bytes(0xF01))
+    assert machine.execute(REP_MOVSB, {RSI: 0xA000, RDI: 0xA003, RCX: 0x200}) is None
+    assert machine.data(0xA000, 0x204) == (b"\1\2\3" * 0x100)[:0x203] + b"\0"
+
+
 @pytest.mark.parametrize("prefix", [b"\x2e", b"\x36", b"\x64"], ids=["cs", "ss", "fs"])
 def test_an_override_changes_the_source_only(prefix: bytes) -> None:
     machine = Machine(32)
