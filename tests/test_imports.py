@@ -70,11 +70,13 @@ PARTS = {
     ),
     "emu.backends.tuning": ("emu.backends.unicorn",),  # for the type only
     "emu.backends.timed": ("emu.backends.unicorn",),
+    "emu.engines.observed": ("emu.engines.translate", "emu.pagetables"),
     "emu.engines.traced": ("emu.engines.interpret", "emu.engines.translate", "emu.stopwatch"),
 }
 # Concrete classes and who may name them (their own package follows ALLOWED).
 CONCRETE = (
-    "emu.devices.*", "emu.engines.interpret", "emu.engines.translate", "emu.engines.traced", "emu.backends.*",
+    "emu.devices.*", "emu.engines.interpret", "emu.engines.translate", "emu.engines.traced", "emu.engines.observed",
+    "emu.backends.*",
 )  # fmt: skip
 NOT_CONCRETE = ("emu.engines.base", "emu.backends.base", "emu.devices.pci")  # the last: PciFunction is a base
 COMPOSERS = (
