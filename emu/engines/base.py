@@ -29,6 +29,20 @@ class EngineCounters:
     translation_seconds: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Occupancy:
+    """How full the translator's memory is; sizes in bytes, tables in pages."""
+
+    code_used: int
+    code_size: int
+    blocks: int  # valid ones
+    shadow_tables: int
+    shadow_pages: int
+    table_pages: int  # handed out of all tables' memory, those of the monitor and those given back included
+    table_capacity: int
+    spaces: int  # address spaces kept
+
+
 class Engine(Protocol):
     """Runs the guest of one `Cpu`, whose state is exact whenever `run` or `step` has returned."""
 
