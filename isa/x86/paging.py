@@ -120,7 +120,7 @@ def fetched_before(cpu: Cpu, linear: int, user: bool) -> bool:
     """True where fetching an instruction from `linear` neither faults nor sets an A bit."""
     if not cpu.paging:
         return True
-    walk = _walk(cpu, linear if cpu.long_mode else linear & _M32)
+    walk = _walk(cpu, linear if cpu.long_mode else linear & _M32, [])
     if isinstance(walk, int) or not _allowed(cpu, walk, Access.EXECUTE, user):
         return False
     return all(entry & PTE_A for _, entry in walk.path)
