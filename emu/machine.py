@@ -30,13 +30,14 @@ from emu.memory import GuestMemory
 from emu.monitor import Monitor, Ports
 from emu.pc import Drives, Outlets, Pc
 from emu.saved_code import SavedCode
-from emu.watch import PanicWatch, TextWatch
+from emu.watch import KernelWatch, TextWatch
 from isa.x86.cpu import Cpu
 from isa.x86.state import RDX
 
 _PANIC_CODE = 14
-_YOUNG = 200_000  # objects more than before, at which Python looks for cyclic garbage among the new ones in a run
-_OLD = 10_000  # such looks at the middle-aged ones before one at all objects
+_YOUNG = 500_000  # objects more than before, at which Python looks for cyclic garbage among the new ones in a run
+_MIDDLE = 40  # such looks before one at those that survived the first
+_OLD = 10_000  # looks at the middle-aged ones before one at all objects
 _MANY_BLOCKS = 10_000
 
 Output = Callable[[bytes], None]
@@ -56,6 +57,7 @@ class RunStats:
     direct_exits: int = 0
     dispatches: int = 0
     translated_instructions: int = 0
+    reused_instructions: int = 0  # of these, whose translation was kept from an earlier run
     guest_bytes: int = 0
     host_bytes: int = 0
     translation_seconds: float = 0.0
@@ -77,10 +79,13 @@ def seldom_collected() -> Iterator[None]:
     """Have Python look for cyclic garbage seldom: translation makes many objects that stay, and hardly any cycles."""
     kept = gc.get_threshold()
     if kept[0]:
-        gc.set_threshold(max(kept[0], _YOUNG), kept[1], _OLD)
+        gc.set_threshold(max(kept[0], _YOUNG), _MIDDLE, _OLD)
     try:
         yield
     finally:
+        if not gc.get_freeze_count():
+            gc.freeze()  # calls all objects old and sets the counts back: else Python would look at all of them now
+            gc.unfreeze()
         gc.set_threshold(*kept)
 
 
@@ -96,6 +101,8 @@ class Machine:
     the guest's state in place; blocks are then not chained.
     """
 
+    _one_closed = False  # in this process, before
+
     def __init__(
         self,
         config: MachineConfig,
@@ -110,7 +117,7 @@ class Machine:
         self._console = console or _discard
         self._serial_out = serial or _discard
         self._watch = TextWatch(config.expect, config.fail_on, self._expected, self._failed)
-        self._panic = PanicWatch(self._panicked)
+        self._kernel = KernelWatch(self._panicked)
         self.mmio, self.ports = self._bus("memory"), self._bus("port")
         rom = check_size(guest) if config.format == "firmware" else 0
         self.memory = GuestMemory(config.memory, self.mmio, rom)
@@ -257,7 +264,7 @@ class Machine:
         self._console(data)
         self._watch.feed(data)
         if self._is_linux():
-            self._panic.feed(data)
+            self._kernel.feed(data)
 
     def _debug_exit(self, value: int) -> None:
         status = value << 1 | 1
@@ -278,13 +285,13 @@ class Machine:
         self.clock.at(self.clock.now() + _LOOK_AT_SCREEN, self._look_at_screen)
 
     def _reset(self) -> None:
-        if self._panic.message is not None:
-            self._panicked(self._panic.message)
+        if self._kernel.panic is not None:
+            self._panicked(self._kernel.panic)
         self._monitor.end(Ending(EndReason.RESET, 0, "the guest reset the machine"))
 
     def _power_off(self) -> None:
-        if self._panic.message is not None:
-            self._panicked(self._panic.message)
+        if self._kernel.panic is not None:
+            self._panicked(self._kernel.panic)
         self._monitor.end(Ending(EndReason.POWER_OFF, 0, "the guest switched the machine off"))
 
     # -- running -----------------------------------------------------------------------------------------------
@@ -294,6 +301,8 @@ class Machine:
         started = time.perf_counter()
         with seldom_collected():
             ending = self._monitor.run(self.config.timeout, self.config.max_instructions)
+        if ending.reason is EndReason.HALTED and self._kernel.halted:
+            ending = Ending(EndReason.POWER_OFF, 0, "the guest's kernel says that it halted the system")
         self._seconds += time.perf_counter() - started
         return RunResult(ending, self.stats())
 
@@ -362,6 +371,7 @@ class Machine:
             direct_exits=counters.direct_exits,
             dispatches=counters.dispatches,
             translated_instructions=counters.translated_instructions,
+            reused_instructions=counters.reused_instructions,
             guest_bytes=counters.guest_bytes,
             host_bytes=counters.host_bytes,
             translation_seconds=counters.translation_seconds,
@@ -383,8 +393,9 @@ class Machine:
         """Give the host's memory back; the machine cannot run again."""
         with suppress(GuestFileError):  # who wants to know saves before
             self.save_translations()
-        if self._engine.counters().blocks >= _MANY_BLOCKS:
+        if Machine._one_closed and self._engine.counters().blocks >= _MANY_BLOCKS:
             gc.collect()  # the remains of machines before this one, which are circular; most runs are too short to care
+        Machine._one_closed = True
         self._engine.close()
         self.memory.close()
         if self._disk is not None:

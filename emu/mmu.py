@@ -64,6 +64,11 @@ class ShadowMmu:
         self.changed_everywhere = True  # code pages of any address may be others than before
         self.refresh()
 
+    @property
+    def kept_spaces(self) -> int:
+        """Address spaces whose shadow tables are kept."""
+        return len(self._spaces)
+
     # -- what the guest flushes --------------------------------------------------------------------------------
 
     def refresh(self) -> bool:

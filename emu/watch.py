@@ -1,4 +1,4 @@
-"""Waits for text on the console: `--expect`, `--fail-on`, and the panic of a Linux kernel."""
+"""Waits for text on the console: `--expect`, `--fail-on`, and the last words of a Linux kernel."""
 
 from __future__ import annotations
 
@@ -44,27 +44,33 @@ class TextWatch:
                 return
 
 
-class PanicWatch:
-    """Follows the console of a Linux kernel; `message` is what it says of its panic, None as long as it has not.
+class KernelWatch:
+    """Follows the console of a Linux kernel; `panic` is what it says of its panic, None as long as it has not.
 
-    `ended` is called behind the panic's last line. With panic= on its command line a kernel resets the machine instead.
+    `panicked` is called behind the panic's last line. With panic= on its command line a kernel resets the machine
+    instead. `halted` is true once it said that it halts the CPU for good, which is all that `poweroff` can do on a
+    machine without ACPI (kernel/reboot.c).
     """
 
     _BEGIN, _END = b"Kernel panic - not syncing", b"---[ end Kernel panic"
+    _HALT = b"reboot: System halted"
 
-    def __init__(self, ended: Callable[[str], None]) -> None:
-        self._ended = ended
+    def __init__(self, panicked: Callable[[str], None]) -> None:
+        self._panicked = panicked
         self._line = b""
-        self.message: str | None = None
+        self.panic: str | None = None
+        self.halted = False
 
     def feed(self, data: bytes) -> None:
         """Console bytes as they come."""
         *lines, self._line = (self._line + data).split(b"\n")
         for line in lines:
-            if self._END in line and self.message is not None:
-                self._ended(self.message)
-            elif self._BEGIN in line and self.message is None:
-                self.message = line[line.index(self._BEGIN) :].decode("utf-8", "replace").strip()
+            if self._END in line and self.panic is not None:
+                self._panicked(self.panic)
+            elif self._BEGIN in line and self.panic is None:
+                self.panic = line[line.index(self._BEGIN) :].decode("utf-8", "replace").strip()
+            elif self._HALT in line:
+                self.halted = True
         self._line = self._line[-_LONGEST_LINE:]
 
 

@@ -90,6 +90,68 @@ def test_qemu_reads_what_was_written(tmp_path: Path, options: tuple[str, ...]) -
     assert as_raw(image) == expected
 
 
+class Killed(Exception):
+    """Stands for SIGKILL, behind which the process does nothing more."""
+
+
+class Mortal:
+    """Lets `os.pwrite` be called so many times; the last call stores half of its bytes, as one that is killed may."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
+        self.left = calls
+        self._pwrite = os.pwrite
+        monkeypatch.setattr(os, "pwrite", self)
+
+    def __call__(self, descriptor: int, data: bytes, offset: int) -> int:
+        self.left -= 1
+        if self.left > 0:
+            return self._pwrite(descriptor, data, offset)
+        if len(data) > 8:  # an entry of a table lies within a page, which is stored whole
+            self._pwrite(descriptor, data[: len(data) // 2 & ~7], offset)
+        raise Killed
+
+
+@pytest.mark.parametrize("options", [("-o", "cluster_size=512"), ("-c",), ("snapshot",)], ids=" ".join)
+def test_a_process_may_be_killed_at_any_write(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """After every single one of them the image is free of corruption, and holds what was written before."""
+    data = content(14, 128 << 10)
+    image = as_qcow2(tmp_path, data, *(() if options == ("snapshot",) else options))
+    if options == ("snapshot",):
+        qemu_img("snapshot", "-c", "before", image)
+    source = random.Random(15)
+    writes = [(source.randrange(250), source.randbytes(SECTOR * source.choice((1, 2, 5)))) for _ in range(12)]
+    mortal, calls = image.with_suffix(".mortal"), 0
+    for calls in range(1, 1000):
+        shutil.copy(image, mortal)
+        expected = bytearray(data)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            Mortal(monkeypatch, calls)
+            disk = open_disk(mortal, writable=True)
+            torn: range | None = None
+            try:
+                for lba, new in writes:
+                    torn = range(lba * SECTOR, lba * SECTOR + len(new))
+                    disk.write(lba, new)
+                    expected[torn.start : torn.stop] = new
+                    torn = None
+            except Killed:
+                pass
+            disk.close()
+        checked = subprocess.run([QEMU_IMG, "check", mortal], capture_output=True, text=True, check=False)
+        assert checked.returncode in (0, 3), f"killed at write {calls}:\n{checked.stdout}"  # 3: clusters nobody owns
+        qemu_img("convert", "-O", "raw", mortal, mortal.with_suffix(".raw"))
+        found = bytearray(mortal.with_suffix(".raw").read_bytes())
+        if torn is None:
+            assert found == expected
+            break
+        found[torn.start : torn.stop] = expected[torn.start : torn.stop]
+        assert found == expected, f"killed at write {calls}"
+        disk = open_disk(mortal, writable=True)  # what was left can be used
+        disk.write(0, data[:SECTOR])
+        disk.close()
+    assert calls > 12
+
+
 @pytest.mark.parametrize("kind", ["raw", "qcow2"])
 def test_an_overlay_leaves_the_file_as_it_is(tmp_path: Path, kind: str) -> None:
     data = content(4)

@@ -54,6 +54,9 @@ class JumpTable:
         self._hosts[slot] = host
         self._filled.add(slot)
 
+    def taken(self, pc: int) -> bool:
+        return pc % TABLE_SLOTS in self._filled
+
     def drop(self, pc: int) -> None:
         slot = pc % TABLE_SLOTS
         if slot in self._filled:
@@ -212,6 +215,11 @@ class CodeCache:
             base = self._backend.layout.code_base[block.mode.mode]
             if block.mode.mode != 16 or block.pc < 1 << 16:
                 table.put(block.pc + self.salt(block.mode), base + block.indirect_entry, block.mode.mode == 64)
+
+    def taken(self, block: Block) -> bool:
+        """True where another block has the place in the jump table that `publish` would give this one."""
+        table = self._tables.get(block.mode)
+        return table is not None and table.taken(block.pc)
 
     def forget_user_targets(self) -> None:
         """Empty the jump tables of user code."""

@@ -256,9 +256,9 @@ class Pit:
         self._line.set(False)
         self._line.set(True)
 
-    def _written(self, before: bool) -> None:
-        """Counter 0 was written; `before` is what OUT was."""
-        now, counter = self._now(), self.counters[0]
+    def _written(self, before: bool, now: int) -> None:
+        """Counter 0 was written at tick `now`; `before` is what OUT was."""
+        counter = self.counters[0]
         after = counter.out(now)
         if after and not before:
             self._rise()
@@ -274,18 +274,21 @@ class Pit:
         return self.counters[offset].read(self._now())
 
     def write(self, offset: int, size: int, value: int) -> None:
-        before = self.output(0)
+        # All of it happens at one tick: were the clock read anew, a host that pauses this process in between would make
+        # a single pulse (mode 4) pass before it is waited for, and a guest that waits for it in turn hang.
+        now = self._now()
+        before = self.counters[0].out(now)
         if offset == 3:
-            touched = self._control(value)
+            touched = self._control(value, now)
         else:
-            self.counters[offset].write(value, self._now())
+            self.counters[offset].write(value, now)
             touched = offset == 0
         if touched:
-            self._written(before)
+            self._written(before, now)
 
-    def _control(self, value: int) -> bool:
+    def _control(self, value: int, now: int) -> bool:
         """A control word, latch or read-back command; tells whether it programmed counter 0."""
-        now, select = self._now(), value >> 6
+        select = value >> 6
         if select == 3:  # read-back
             for number, counter in enumerate(self.counters):
                 if value >> number + 1 & 1:

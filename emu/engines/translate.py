@@ -164,6 +164,7 @@ class TranslateEngine:
         counters, cache = self._counters, self.cache.counters
         counters.blocks, counters.links, counters.direct_exits = cache.blocks, cache.links, cache.sites
         counters.translated_instructions, counters.guest_bytes = cache.guest_instructions, cache.guest_bytes
+        counters.reused_instructions = self._translator.reused
         counters.host_bytes, counters.invalidated, counters.flushes = cache.host_bytes, cache.invalidated, cache.flushes
         return counters
 

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks import linux
-from benchmarks.linux import QEMU, SHELL, VEMU, Run, RunFailed, commands, measure, table_of, timed
+from benchmarks.linux import COLD, QEMU, SHELL, WARM, Run, RunFailed, commands, measure, table_of, timed
 from guests.linux import READY
 
 LINES = ("[0.1] Linux", READY, "between", "mark preparation", "mark one", "42", "mark two", "mark end", "[9.9] off")
@@ -53,15 +53,28 @@ def test_a_run_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_all_get_the_same() -> None:
-    for command in commands(Path("image"), Path("initrd"), "quiet").values():
+    found = commands(Path("image"), Path("initrd"), "quiet", Path("cache"))
+    for command in found.values():
         assert {"image", "initrd", "console=ttyS0 quiet", "256M"} <= set(command)
+    assert list(found)[:2] == [COLD, WARM]
+    assert found[COLD] == found[WARM]
+    assert found[COLD][-2:] == ["--cache", "cache"]
 
 
 def test_other_work_is_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    programs = {VEMU: printing(*LINES), QEMU: printing(*LINES)}
-    monkeypatch.setattr(linux, "commands", lambda *_: programs)
+    programs = {COLD: printing(*LINES), QEMU: printing(*LINES)}
+    caches = []
+
+    def fake(_image: Path, _initrd: Path, _append: str, cache: Path) -> dict[str, list[str]]:
+        assert not cache.exists()
+        cache.mkdir()
+        caches.append(cache)
+        return programs
+
+    monkeypatch.setattr(linux, "commands", fake)
     found = measure(Path(), Path(), "", 2, Console(quiet=True))
-    assert {program: len(runs) for program, runs in found.items()} == {VEMU: 2, QEMU: 2}
+    assert {program: len(runs) for program, runs in found.items()} == {COLD: 2, QEMU: 2}
+    assert len(set(caches)) == 2
     programs[QEMU] = printing(*("43" if line == "42" else line for line in LINES))
     with pytest.raises(RunFailed, match="QEMU TCG printed \\['43'\\], the first run \\['42'\\]"):
         measure(Path(), Path(), "", 1, Console(quiet=True))
@@ -69,12 +82,15 @@ def test_other_work_is_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_table_has_every_figure_and_the_ratio() -> None:
     runs = {
-        VEMU: [Run({SHELL: 6.0}), Run({SHELL: 8.0}), Run({SHELL: 7.0})],
-        QEMU: [Run({SHELL: 2.0}), Run({SHELL: 1.0}), Run({SHELL: 3.5})],
+        COLD: [Run({SHELL: 6.0, "forks": 9.0}), Run({SHELL: 8.0, "forks": 9.0}), Run({SHELL: 7.0, "forks": 9.0})],
+        WARM: [Run({SHELL: 3.0, "forks": 4.0})],
+        QEMU: [Run({SHELL: 2.0, "forks": 2.0}), Run({SHELL: 1.0, "forks": 2.0}), Run({SHELL: 3.5, "forks": 2.0})],
     }
     text = io.StringIO()
-    Console(width=120, file=text).print(table_of("title", runs))
+    Console(width=150, file=text).print(table_of("title", runs))
     shown = text.getvalue()
     assert "7.00 (6.00, 8.00, 7.00)" in shown
     assert "2.00 (2.00, 1.00, 3.50)" in shown
-    assert "3.5x" in shown
+    assert "3.5x (goal 6x)" in shown
+    assert "1.5x (goal 3x)" in shown
+    assert "4.5x " in shown

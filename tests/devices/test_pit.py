@@ -665,3 +665,26 @@ def test_refresh_bit_toggles_every_15_microseconds(board: Board) -> None:
         flips += now != last
         last = now
     assert flips == 66  # 1 ms / 15.085 us
+
+
+class PausedTime:
+    """Time of a host that takes the processor away at every look at the clock, for longer than a short count."""
+
+    def __init__(self) -> None:
+        self.ns = 0
+
+    def now(self) -> int:
+        self.ns += 1_000_000
+        return self.ns
+
+
+@pytest.mark.parametrize("mode", [0, 4])
+def test_a_single_shot_is_not_lost_where_the_host_pauses_in_the_midst_of_a_write(mode: int) -> None:
+    clock = Clock(PausedTime())
+    rises: list[bool] = []
+    pit = Pit(clock, IrqLine(lambda level: rises.append(level) if level else None))
+    for offset, value in ((CONTROL, 0x30 | mode << 1), (0, 15), (0, 0)):
+        pit.write(offset, 1, value)
+    rises.clear()
+    clock.fire_due()
+    assert rises == [True]
