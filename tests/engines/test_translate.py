@@ -337,7 +337,8 @@ def test_returns_of_16_bit_code_stay_in_the_cache(make: Make) -> None:
     # 5000 times: call f; f: inc bx; push word of a table, ret to it; it jumps back through the table
     text = (
         "mov cx, 5000; again: call f; mov si, 2; jmp word ptr [si]; back: dec cx; jnz again; hlt; "
-        "f: inc bx; .byte 0xff, 0x36, 0, 0; .byte 0xc3; g: add eax, 1; .byte 0xc2, 0, 0"  # push word ptr [0]; ret; ret 0
+        # push word ptr [0]; ret; and ret 0
+        "f: inc bx; .byte 0xff, 0x36, 0, 0; .byte 0xc3; g: add eax, 1; .byte 0xc2, 0, 0"
     )
     world.memory.write_bytes(0x8000, raw(text, 16, 0))
     code = raw(text, 16, 0)
