@@ -202,6 +202,7 @@ class Machine:
             self.config, self.state, self.memory, self.ports, self.mmio, self.clock, outlets, line, drives,
             linux=self._is_linux(),
         )  # fmt: skip
+        board.apic.on_nmi = self._monitor.nmi
         if self.guest.bios or self._room_for_bios():
             boots = board.install_bios()
             if self.guest.format == "boot" and boots is not None:
