@@ -82,8 +82,8 @@ class Cpu(X86State):
     __slots__ = (
         "_cpl", "_exec_s", "_exec_u", "_large", "_none", "_read_s", "_read_u", "_walked", "_watched", "_watches",
         "_write_s", "_write_u", "debug_pending", "exec_tlb", "fc", "flushes", "fr", "fs", "fz", "memory", "native",
-        "nmi", "nmi_blocked", "outside", "ram", "read_tlb", "retired", "stack_shadow", "stop_requested", "system_flags", "transferred",
-        "write_tlb",
+        "nmi", "nmi_blocked", "outside", "ram", "read_tlb", "retired", "stack_shadow", "stop_requested",
+        "system_flags", "transferred", "write_tlb",
     )  # fmt: skip
 
     def __init__(self, memory: TracedMemory, outside: Outside, native: NativeUnit | None) -> None:
