@@ -27,7 +27,7 @@ from isa.x86.cpu import Cpu
 from isa.x86.emit import BUDGET, PENDING, SELECTORS, SPILL, VIRTUAL_IF
 from isa.x86.incache import LOOKUP_SPILLS
 from isa.x86.interp import Interpreter
-from isa.x86.native import misaligned
+from isa.x86.native import misaligned, unmasks
 from isa.x86.operands import Op
 from isa.x86.rewrite import BlockMode, ends_block, traits
 from isa.x86.sensitive import IN_CACHE
@@ -302,6 +302,8 @@ class TranslateEngine:
                     return self._overdrawn(block, site.index, trap.pc)
                 case SiteKind.ALIGNMENT:
                     return self._align(block, site.index, trap.pc)
+                case SiteKind.EXCEPTIONS | SiteKind.CONTROL:
+                    return self._floating(block, site, trap.pc)
         if trap.vector == PAGE_FAULT:
             found = self.cache.sites.get(trap.pc)
             if found is not None and found[1].kind is SiteKind.LOOKUP:
@@ -351,6 +353,21 @@ class TranslateEngine:
         self._pull(block, index, behind - self._leave_size)
         return self._emulate_or_defer(block, index, -1)
 
+    def _floating(self, block: Block, site: Site, behind: int) -> int:
+        """Bring exception flags up to date before an instruction that sees them, or has other ones masked."""
+        self._counters.exits["fpu status"] += 1
+        self._backend.settle_exceptions()
+        if site.kind is SiteKind.EXCEPTIONS:
+            return behind
+        cpu, piece = self._cpu, block.pieces[site.index]
+        self._backend.pull(cpu.regs)
+        if cpu.smap and not block.mode.user:
+            cpu.set_ac(self._backend.flags())
+        if unmasks(cpu, piece.insn, piece.guest_pc) == block.mode.unmasked:
+            return behind
+        self._pull(block, site.index, behind - self._leave_size)
+        return self._emulate_or_defer(block, site.index, -1)
+
     def _emulate_or_defer(self, block: Block, index: int, behind: int) -> int:
         piece = block.pieces[index]
         if piece.bound is None:
@@ -398,6 +415,8 @@ class TranslateEngine:
             self._settle(block, index + 1)
             return self._finish(Budget())
         cpu.shadow = False  # no interrupt can arrive before the next instruction has run
+        if piece.vector and self._modes.unmasked(cpu) != block.mode.unmasked:
+            behind = -1
         if behind >= 0 and block.valid and not piece.ends and not self._stale:
             size = len(piece.raw)
             if cpu.rip == (start + size if block.mode.mode == 64 else start + size & _M32):
