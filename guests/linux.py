@@ -28,6 +28,7 @@ _CONSOLE, _NULL, _TTYS0 = (5, 1), (1, 3), (4, 64)  # device numbers (Documentati
 _BUSYBOX: Final = "bin/busybox"
 
 # The kernel's messages below errors go before the first line is printed: one of them in its midst would split it.
+# `poweroff`, `reboot` and `halt` send a signal to process 1, which hears it at once only while it waits for a child.
 _INIT: Final = f"""#!/bin/sh
 export PATH=/bin HOME=/root TERM="${{TERM:-vt102}}"
 mount -t proc proc /proc
@@ -39,12 +40,17 @@ done
 hostname vemu
 dmesg -n 4
 cd /root
+trap "halt -f" USR1
+trap "poweroff -f" USR2
+trap "reboot -f" TERM
 echo {READY}
 if [ -f /script ]; then
-    setsid cttyhack /script
+    setsid cttyhack /script &
+    wait $!
     echo {DONE} $?
 else
-    setsid cttyhack sh
+    setsid cttyhack sh &
+    wait $!
 fi
 poweroff -f
 """
