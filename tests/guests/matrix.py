@@ -65,7 +65,7 @@ def main(names: tuple[str, ...], appends: tuple[str, ...], commands: tuple[str, 
                 for command in commands or _ENDS:
                     started = time.monotonic()
                     try:
-                        out = talk(name, append, command, Path(folder))
+                        out = talk(name, append, command, Path(folder), cache=Path(folder) / "cache")
                         said = f"ok, {out.result.stats.instructions:,} instructions"
                     except AssertionError as error:
                         failed += 1
