@@ -42,15 +42,10 @@ JOBS: Final = (
 )
 
 
-def end_by(command: str) -> tuple[tuple[str, str], ...]:
-    """The last line of a dialogue: `poweroff` or `reboot`, as root types them where busybox is not init."""
-    return ((PROMPT, f"{command} -f\n"),)
-
-
 def talk(name: str, append: str, command: str, folder: Path, **options: object) -> Boot:
     """Boot, say all of JOBS and end by `command`; AssertionError where something is not answered."""
     image, initrd = kernel_and_initrd(name, folder)
-    dialogue = Dialogue((*JOBS, *end_by(command)))
+    dialogue = Dialogue((*JOBS, (PROMPT, f"{command}\n")))
     out = boot(image, append, dialogue, initrd=initrd, **options)
     assert dialogue.awaited is None, f"{dialogue.awaited!r} was not shown:\n{out.console[-2000:]}"
     assert out.ending == _ENDS[command], f"{out.result.ending}:\n{out.console[-2000:]}"
@@ -70,7 +65,7 @@ def main(names: tuple[str, ...], appends: tuple[str, ...], commands: tuple[str, 
                 for command in commands or _ENDS:
                     started = time.monotonic()
                     try:
-                        out = talk(name, append, command, Path(folder))
+                        out = talk(name, append, command, Path(folder), cache=Path(folder) / "cache")
                         said = f"ok, {out.result.stats.instructions:,} instructions"
                     except AssertionError as error:
                         failed += 1
