@@ -42,17 +42,16 @@ def comparison_reports(comparison: Comparison, how: str) -> list[Report]:
     if len(rows) > 1:
         means = (_ratio(comparison.mean(name)) for name in others)
         rows.append(("geometric mean", *("" for _ in named), *means))
-    notes = [f"{row.guest}: {why}" for row in comparison.rows for why in row.missing.values()]
-    return [Report(f"million guest instructions a second: {how}", header, rows, _distinct(notes))]
+    notes = _distinct((row.guest, why) for row in comparison.rows for why in row.missing.values())
+    return [Report(f"million guest instructions a second: {how}", header, rows, notes)]
 
 
 def nano_reports(rows: Sequence[NanoRow], cycles: float | None, how: str) -> list[Report]:
     """Nanoseconds, cycles beside the paper's, and the exits that each event takes; `cycles` a nanosecond, if known."""
     shown = [name for name in PLATFORMS if any(name in row.ns or name in row.missing for row in rows)]
-    notes = [
-        f"{BARE}, {name}: {why}" for name, why in UNLIKE.items() if any(name == r.name and BARE in r.ns for r in rows)
-    ]
-    notes += _distinct(f"{row.name}, {name}: {why}" for row in rows for name, why in row.missing.items())
+    known = {row.name for row in rows if BARE in row.ns}
+    notes = _distinct((f"{name} on the {BARE}", why) for name, why in UNLIKE.items() if name in known)
+    notes += _distinct((f"{row.name} on {name}", why) for row in rows for name, why in row.missing.items())
     found = [
         Report(
             f"nanoseconds an event: {how}", ("event", *shown),
@@ -65,7 +64,7 @@ def nano_reports(rows: Sequence[NanoRow], cycles: float | None, how: str) -> lis
         found.append(Report("cycles an event, and the paper's", ("event", *shown, *_PAPER), lines, [about]))
     shares = [
         (
-            row.name, share.exit, f"{share.per_event:.2f}", _us(share.stat.mean), *map(_us, share.parts.values()),
+            row.name, share.exit, f"{share.per_event:.1f}", _us(share.stat.mean), *map(_us, share.parts.values()),
         )
         for row in rows for share in row.exits or ()
     ]  # fmt: skip
@@ -101,13 +100,12 @@ def as_markdown(reports: Iterable[Report]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _distinct(notes: Iterable[str]) -> list[str]:
-    """Without repetitions of what lies behind the first colon: those name what they are about together."""
+def _distinct(notes: Iterable[tuple[str, str]]) -> list[str]:
+    """Sentences of what they are about and what they say, those that say the same as one."""
     about: dict[str, list[str]] = {}
-    for note in notes:
-        what, _, why = note.partition(": ")
+    for what, why in notes:
         about.setdefault(why, []).append(what)
-    return [f"{'; '.join(dict.fromkeys(what))}: {why}" for why, what in about.items()]
+    return [f"{', '.join(dict.fromkeys(what))}: {why}" for why, what in about.items()]
 
 
 def _figure(figure: Figure | None) -> str:
