@@ -227,14 +227,24 @@ def test_a_machine_that_stops_inside_instructions_is_stopped_by_budget(
 
 def test_each_mode_has_a_jump_table_of_its_own(make: Make) -> None:
     world = make()
-    world.put("call 0x101000; call 0x101000; call 0x101000; hlt")
-    world.put("ret", 0x101000)
+    world.put("mov eax, 0x101000; jmp eax")
+    world.put("mov eax, 0x101100; jmp eax", 0x101000)
+    world.put("mov eax, 0x101200; jmp eax", 0x101100)
+    world.put("hlt", 0x101200)
     for cr0 in (CR0_PE, CR0_PE | CR0_TS, CR0_PE, CR0_PE | CR0_TS):
         world.cpu.rip, world.cpu.cr0, world.cpu.halted = ORG, cr0, False
         world.engine.mapping_changed(None)
         assert world.run() == Halt(False)
-    # three return addresses in two modes, each looked up by the monitor once
+    # three targets in two modes, each looked up by the monitor once
     assert world.engine.counters().exits["indirect"] == 6
+
+
+def test_a_return_is_expected_where_its_call_was_translated(make: Make) -> None:
+    world = make()
+    world.put("call 0x101000; call 0x101000; call 0x101000; hlt")
+    world.put("ret", 0x101000)
+    assert world.run() == Halt(False)
+    assert world.engine.counters().exits["indirect"] == 0
 
 
 @pytest.mark.parametrize("rounds", range(1, 11))
