@@ -78,8 +78,8 @@ class CodeCache:
     When the memory or the jump tables are used up everything is dropped at once, so the cache never grows.
     `watch(page)` and `unwatch(page)` are called as guest-physical pages begin and cease to hold translated code.
 
-    A page that is written to again and again goes to sleep: none of its blocks can be reached, so that writes to it need
-    no trace, until `wake` compares its bytes (`page_bytes` gives them) and drops the blocks that were made from others.
+    A page that is written to again and again goes to sleep: none of its blocks can be reached, so that writes to it
+    need no trace, until `wake` compares its bytes (`page_bytes` gives them) and drops the blocks made from others.
     """
 
     def __init__(
