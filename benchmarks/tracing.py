@@ -12,12 +12,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.compare import compute_guests
-from emu import Machine, MachineConfig
+from emu import Machine
+from emu.bench.compare import compute_guests
+from emu.bench.rivals import Subject
 from emu.trace.aggregate import Aggregate
 from emu.trace.pipeline import Pipeline, Recorder
 from emu.traced import TracedMachine
-from guests import Guest
 
 _EXITS = 1_000_000
 _GUEST = b"\xb9" + struct.pack("<I", _EXITS) + bytes.fromhex("e480 ffc9 75fa b010 e6f4 f4")  # in al, 80h: a million
@@ -33,21 +33,22 @@ class Tracing:
     jsonl_mib: float  # of memory at most, the whole process
 
 
-def _overhead(guest: Guest, repeats: int) -> float:
-    """Each run in a fresh machine, with and without a trace in turn; the best of each counts."""
-    assert guest.scale is not None
-    config = MachineConfig(
-        guest.image(guest.scale.bench), format="flat", mode=guest.mode, org=guest.org, memory=guest.memory << 20
-    )
+def _overhead(subject: Subject, repeats: int) -> float:
+    """Processor time, each run in a fresh machine, with and without a trace in turn; the best of each counts."""
+    config = subject.config
     plain, traced = [], []
     for _ in range(repeats):
         with Machine(config) as machine:
-            plain.append(machine.run().stats.seconds)
+            started = time.process_time()
+            machine.run()
+            plain.append(time.process_time() - started)
         recorder = Recorder(Pipeline([Aggregate()]))
         with TracedMachine(config) as watched:
             watched.exits_to(recorder.record)
-            traced.append(watched.run().stats.seconds)
-        recorder.flush()
+            started = time.process_time()
+            watched.run()
+            recorder.flush()
+            traced.append(time.process_time() - started)
     return min(traced) / min(plain)
 
 

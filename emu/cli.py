@@ -14,21 +14,27 @@ from emu import __version__
 from emu.cli_options import EXIT_CODES, config_of, guest_options, number, run_options
 
 _BLOCKS_SECONDS = 2.0
-_TRACING = ("trace", "report", "explain")
+_ELSEWHERE = {  # commands of other modules, which are imported only when asked for: their imports cost time
+    "trace": "emu.cli_trace", "report": "emu.cli_trace", "explain": "emu.cli_trace", "bench": "emu.cli_bench",
+    "top": "emu.cli_top",
+}  # fmt: skip
 
 
 class Commands(click.Group):
-    """The commands of `emu.cli_trace` among the others, imported only when asked for: their imports cost time."""
+    """The commands of other modules (their COMMANDS) among those of this one."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted([*super().list_commands(ctx), *_TRACING])
+        return sorted([*super().list_commands(ctx), *_ELSEWHERE])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in _TRACING:
-            from emu.cli_trace import COMMANDS
+        module = _ELSEWHERE.get(cmd_name)
+        if module is None:
+            return super().get_command(ctx, cmd_name)
+        from importlib import import_module
 
-            return COMMANDS[cmd_name]
-        return super().get_command(ctx, cmd_name)
+        found = import_module(module).COMMANDS[cmd_name]
+        assert isinstance(found, click.Command)
+        return found
 
 
 @click.group(
@@ -61,7 +67,7 @@ def run(screenshot: str | None, json_: bool, quiet: bool, **options: Any) -> int
     from emu.cli_run import RunOptions, execute
     from emu.saved_code import default_folder
 
-    if options["cache"] is None:
+    if options["cache"] is None and not options["no_cache"]:
         options["cache"] = default_folder()
     output = RunOptions(Path(screenshot) if screenshot is not None else None, json_, quiet)
     return execute(config_of(**options), output)

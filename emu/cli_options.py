@@ -59,10 +59,11 @@ def _complete_guest(_ctx: click.Context, _param: click.Parameter, incomplete: st
     return [*names, CompletionItem(incomplete, type="file")]
 
 
-def guest_options(command: F, format_option: str = "--format") -> F:
-    """The argument and the options that say what the guest is."""
+def guest_options(command: F, format_option: str = "--format", several: bool = False) -> F:
+    """The argument and the options that say what the guest is, or (`guests`) what `several` are."""
+    name, count = ("guests", -1) if several else ("guest", 1)
     for option in reversed((
-        click.argument("guest", required=False, shell_complete=_complete_guest),
+        click.argument(name, required=False, nargs=count, shell_complete=_complete_guest),
         click.option("--bios", type=click.Path(), metavar="FILE", help="Start this firmware; GUEST is then its disk."),
         click.option("--memory", type=size, metavar="SIZE", help="RAM, as 128M (the default of most guests)."),
         click.option("--mode", type=click.Choice(["16", "32", "64"]), help="Bits the guest starts in."),

@@ -56,7 +56,7 @@ class Lister:
             start = block.start
             host = list(self._host(block, code[piece.start - start : end - start], piece.start, sites))
             mark, callout = _mark(piece, block)
-            guest = _guest_text(piece.insn, piece.guest_pc)
+            guest = guest_text(piece.insn, piece.guest_pc)
             left = f"{guest:<24} {mark}".rstrip() if mark else guest
             for line, (address, text) in enumerate(host or [("", "")]):
                 first = line == 0
@@ -101,7 +101,7 @@ def _link(site: Site) -> str:
     return f"{'chained' if isinstance(site.linked, Block) else 'not chained'}: {site.target:#x}"
 
 
-def _guest_text(insn: Insn, pc: int) -> str:
+def guest_text(insn: Insn, pc: int) -> str:
     return f"{insn.name} {insn.target(pc):#x}" if insn.flow in _DIRECT else insn.text()
 
 

@@ -35,8 +35,9 @@ from isa.x86.cpu import Cpu
 from isa.x86.state import RDX
 
 _PANIC_CODE = 14
-_YOUNG = 200_000  # objects more than before, at which Python looks for cyclic garbage among the new ones in a run
-_OLD = 10_000  # such looks at the middle-aged ones before one at all objects
+_YOUNG = 500_000  # objects more than before, at which Python looks for cyclic garbage among the new ones in a run
+_MIDDLE = 40  # such looks before one at those that survived the first
+_OLD = 10_000  # looks at the middle-aged ones before one at all objects
 _MANY_BLOCKS = 10_000
 
 Output = Callable[[bytes], None]
@@ -56,6 +57,7 @@ class RunStats:
     direct_exits: int = 0
     dispatches: int = 0
     translated_instructions: int = 0
+    reused_instructions: int = 0  # of these, whose translation was kept from an earlier run
     guest_bytes: int = 0
     host_bytes: int = 0
     translation_seconds: float = 0.0
@@ -77,10 +79,13 @@ def seldom_collected() -> Iterator[None]:
     """Have Python look for cyclic garbage seldom: translation makes many objects that stay, and hardly any cycles."""
     kept = gc.get_threshold()
     if kept[0]:
-        gc.set_threshold(max(kept[0], _YOUNG), kept[1], _OLD)
+        gc.set_threshold(max(kept[0], _YOUNG), _MIDDLE, _OLD)
     try:
         yield
     finally:
+        if not gc.get_freeze_count():
+            gc.freeze()  # calls all objects old and sets the counts back: else Python would look at all of them now
+            gc.unfreeze()
         gc.set_threshold(*kept)
 
 
@@ -95,6 +100,8 @@ class Machine:
     what it writes to COM1 while the console is the VGA screen. `observe` is called before each translated block, with
     the guest's state in place; blocks are then not chained.
     """
+
+    _one_closed = False  # in this process, before
 
     def __init__(
         self,
@@ -195,6 +202,7 @@ class Machine:
             self.config, self.state, self.memory, self.ports, self.mmio, self.clock, outlets, line, drives,
             linux=self._is_linux(),
         )  # fmt: skip
+        board.apic.on_nmi = self._monitor.nmi
         if self.guest.bios or self._room_for_bios():
             boots = board.install_bios()
             if self.guest.format == "boot" and boots is not None:
@@ -364,6 +372,7 @@ class Machine:
             direct_exits=counters.direct_exits,
             dispatches=counters.dispatches,
             translated_instructions=counters.translated_instructions,
+            reused_instructions=counters.reused_instructions,
             guest_bytes=counters.guest_bytes,
             host_bytes=counters.host_bytes,
             translation_seconds=counters.translation_seconds,
@@ -385,8 +394,9 @@ class Machine:
         """Give the host's memory back; the machine cannot run again."""
         with suppress(GuestFileError):  # who wants to know saves before
             self.save_translations()
-        if self._engine.counters().blocks >= _MANY_BLOCKS:
+        if Machine._one_closed and self._engine.counters().blocks >= _MANY_BLOCKS:
             gc.collect()  # the remains of machines before this one, which are circular; most runs are too short to care
+        Machine._one_closed = True
         self._engine.close()
         self.memory.close()
         if self._disk is not None:

@@ -16,7 +16,7 @@ from emu.preempt import Preempter
 from isa.base import GuestFault, Unimplemented
 from isa.x86 import interrupts
 from isa.x86.cpu import Cpu
-from isa.x86.state import IF
+from isa.x86.state import IF, NMI
 
 EXCEPTION_NAMES = {
     0: "#DE", 1: "#DB", 2: "NMI", 3: "#BP", 4: "#OF", 5: "#BR", 6: "#UD", 7: "#NM", 8: "#DF", 10: "#TS", 11: "#NP",
@@ -144,6 +144,11 @@ class Monitor:
         if level:
             self.attend()
 
+    def nmi(self) -> None:
+        """A non-maskable interrupt arrives."""
+        self._cpu.nmi = True
+        self.attend()
+
     # -- the loop ----------------------------------------------------------------------------------------------
 
     def run(self, timeout: float | None, max_instructions: int | None) -> Ending:
@@ -172,9 +177,10 @@ class Monitor:
             if deadline is not None and time.monotonic_ns() >= deadline:
                 return Ending(EndReason.TIMEOUT, 124, f"time-out; the guest was at {self._name_of(cpu.rip)}")
             out: Exit | None
-            if self._pending() and cpu.system_flags & IF:
+            nmi = cpu.nmi and not cpu.nmi_blocked
+            if nmi or (self._pending() and cpu.system_flags & IF):
                 if not cpu.shadow:
-                    self._deliver_interrupt()
+                    self._deliver_interrupt(nmi)
                     continue
                 out = engine.step()
             elif cpu.halted:
@@ -203,7 +209,7 @@ class Monitor:
                 self.exits[f"exception {EXCEPTION_NAMES.get(out.vector, out.vector)}"] += 1
                 return self._deliver_fault(GuestFault(out.vector, out.error, out.cr2, out.note), out.pc)
             case Halt(interruptible):
-                if not interruptible and not self._pending_work():
+                if not (interruptible or self._cpu.nmi or self._pending_work()):
                     where = self._name_of(self._cpu.rip)
                     return Ending(EndReason.HALTED, 8, f"halted with interrupts off before {where}")
                 return self._idle(deadline)
@@ -272,8 +278,10 @@ class Monitor:
 
     # -- events ------------------------------------------------------------------------------------------------
 
-    def _deliver_interrupt(self) -> None:
-        vector = self._acknowledge()
+    def _deliver_interrupt(self, nmi: bool) -> None:
+        if nmi:
+            self._cpu.nmi, self._cpu.nmi_blocked = False, True
+        vector = NMI if nmi else self._acknowledge()
         self.interrupts += 1
         self.exits["interrupt"] += 1
         self._cpu.halted = False

@@ -60,6 +60,7 @@ def summary_rows(stats: RunStats) -> list[Row]:
         rows += [
             ("run natively", f"{native_share(stats):.2%}", ""),
             ("blocks", f"{stats.blocks:,}", f"{stats.translated_instructions:,} instructions at {cost:.1f} us"),
+            *_reused(stats),
             ("chained", f"{chained_share(stats):.1%}", f"of {stats.direct_exits:,} direct exits"),
         ]
         if stats.guest_bytes:
@@ -72,6 +73,13 @@ def summary_rows(stats: RunStats) -> list[Row]:
         rest = sum(count for count, _ in exits[_MOST_EXITS:])
         rows.append(("  other reasons", f"{rest:,}", f"{len(exits) - _MOST_EXITS} of them"))
     return rows
+
+
+def _reused(stats: RunStats) -> list[tuple[str, str, str]]:
+    if not stats.reused_instructions:
+        return []
+    share = stats.reused_instructions / stats.translated_instructions
+    return [("from earlier runs", f"{share:.2%}", f"{stats.reused_instructions:,} of these instructions")]
 
 
 def print_ending(ending: Ending, stream: TextIO) -> None:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 from guests import Guest
@@ -53,41 +54,47 @@ def available() -> bool:
     return shutil.which(PROGRAM) is not None
 
 
-def wrap_flat(guest: Guest, image: bytes, entry: int) -> bytes:
+def wrap_flat(image: bytes, mode: int, org: int, entry: int) -> bytes:
     """A multiboot kernel that builds the environment of a flat guest (or an ELF64 one) and jumps to it."""
-    folder = guest.source.parent
-    definitions = f".equ ORG, {guest.org}\n.equ SIZE, {len(image)}\n.equ ENTRY, {entry}\n"
+    definitions = f".equ ORG, {org}\n.equ SIZE, {len(image)}\n.equ ENTRY, {entry}\n"
 
     def read(name: str) -> str:
-        text = (folder / name).read_text(encoding="ascii")
+        text = files("guests").joinpath(name).read_text(encoding="ascii")
         return definitions + text if name == wrapper else text
 
-    wrapper = f"wrap/flat{guest.mode}.s"
+    wrapper = f"wrap/flat{mode}.s"
     return assemble(wrapper, read, _WRAPPER_AT, 32).image + image
+
+
+def machine(memory: int = _MEMORY_MIB) -> list[str]:
+    """QEMU's command line for a machine of `memory` MiB like vemu's; its console is on standard output."""
+    # the manual the guests follow is Intel's: SYSENTER, SYSEXIT and SYSRET differ between the vendors
+    line = [PROGRAM, "-accel", "tcg", "-cpu", "qemu64,vendor=GenuineIntel,+rdtscp", "-m", f"{memory}M"]
+    line += ["-no-reboot", "-net", "none", "-monitor", "none", "-serial", "stdio"]
+    return [*line, "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]
+
+
+def boot_disk(disk: Path) -> list[str]:
+    """The options that start `disk`'s boot sector; -nographic makes the firmware mirror its teletype output on COM1."""
+    return ["-nographic", "-drive", f"file={disk},format=raw,snapshot=on"]
 
 
 def command(guest: Guest, kernel: Path) -> list[str]:
     """QEMU's command line for the image in `kernel`; its console is on standard output."""
-    # the manual the guests follow is Intel's: SYSENTER, SYSEXIT and SYSRET differ between the vendors
-    line = [PROGRAM, "-accel", "tcg", "-cpu", "qemu64,vendor=GenuineIntel,+rdtscp", "-m", f"{_MEMORY_MIB}M"]
-    line += ["-no-reboot", "-net", "none", "-monitor", "none", "-serial", "stdio"]
-    line += ["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]
     if guest.format == "boot":
-        # -nographic makes the firmware mirror its teletype output on COM1
-        return [*line, "-nographic", "-drive", f"file={kernel},format=raw,snapshot=on"]
-    return [*line, "-display", "none", "-kernel", str(kernel)]
+        return [*machine(), *boot_disk(kernel)]
+    return [*machine(), "-display", "none", "-kernel", str(kernel)]
 
 
 def write_image(guest: Guest, folder: Path, scale: int | None = None) -> Path:
     """Write to `folder` what QEMU boots for `guest` and return its path."""
     target = folder / f"{guest.name}.img"
     if guest.format == "flat":
-        image, entry = guest.image(scale), guest.org
-        target.write_bytes(wrap_flat(guest, image, entry))
+        target.write_bytes(wrap_flat(guest.image(scale), guest.mode, guest.org, guest.org))
     elif guest.format == "elf" and guest.mode == 64:
         # QEMU's multiboot loader takes no ELF64: give it the same bytes as a flat guest
         program = build_program(guest)
-        target.write_bytes(wrap_flat(guest, program.image, program.symbols["_start"]))
+        target.write_bytes(wrap_flat(program.image, guest.mode, guest.org, program.symbols["_start"]))
     else:
         target.write_bytes(guest.image(scale))
     return target

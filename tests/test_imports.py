@@ -19,7 +19,17 @@ LIBRARIES = {
     "capstone": ("isa.x86.decode",),
     "keystone": ("isa.x86.emit", "guests", "guests.*"),
     "unicorn": ("emu.backends.*",),
-    "rich": ("emu.report", "emu.console", "emu.cli_verify", "emu.trace.table", "emu.trace.live", "guests.debian"),
+    "rich": (
+        "emu.report",
+        "emu.console",
+        "emu.cli_verify",
+        "emu.cli_bench",
+        "emu.trace.table",
+        "emu.trace.live",
+        "emu.top.live",
+        "guests.debian",
+    ),
+    "matplotlib": ("emu.bench.plot",),
     "click": ("emu.cli", "emu.cli_*", "emu.__main__", "guests.linux"),
     "zstandard": ("emu.loader.payload", "emu.saved_code"),
     "lz4": ("emu.loader.payload",),
@@ -60,19 +70,40 @@ PARTS = {
     ),
     "emu.backends.tuning": ("emu.backends.unicorn",),  # for the type only
     "emu.backends.timed": ("emu.backends.unicorn",),
+    "emu.engines.observed": ("emu.engines.translate", "emu.pagetables"),
     "emu.engines.traced": ("emu.engines.interpret", "emu.engines.translate", "emu.stopwatch"),
 }
 # Concrete classes and who may name them (their own package follows ALLOWED).
 CONCRETE = (
-    "emu.devices.*", "emu.engines.interpret", "emu.engines.translate", "emu.engines.traced", "emu.backends.*",
+    "emu.devices.*", "emu.engines.interpret", "emu.engines.translate", "emu.engines.traced", "emu.engines.observed",
+    "emu.backends.*",
 )  # fmt: skip
 NOT_CONCRETE = ("emu.engines.base", "emu.backends.base", "emu.devices.pci")  # the last: PciFunction is a base
-COMPOSERS = ("emu.machine", "emu.traced", "emu.pc", "emu.cards", "emu.verify_unicorn")
+COMPOSERS = (
+    "emu.machine",
+    "emu.traced",
+    "emu.observed",
+    "emu.pc",
+    "emu.cards",
+    "emu.verify_unicorn",
+    "emu.bench.rivals",
+)
 # Who may stand above the machine.
 ABOVE = {
     "emu.pc": ("emu.machine",),
-    "emu.machine": ("emu", "emu.cli_*", "emu.doctor", "emu.report", "emu.traced", "emu.verify", "emu.verify_unicorn"),
-    "emu.traced": ("emu.cli_*",),
+    "emu.machine": (
+        "emu",
+        "emu.cli_*",
+        "emu.doctor",
+        "emu.report",
+        "emu.traced",
+        "emu.observed",
+        "emu.verify",
+        "emu.verify_unicorn",
+        "emu.bench.*",
+    ),
+    "emu.traced": ("emu.cli_*", "emu.bench.*"),
+    "emu.observed": ("emu.cli_*",),
     "emu.cli": ("emu.__main__",),
     "emu.cli_*": ("emu.cli", "emu.cli_*", "emu.__main__"),
 }

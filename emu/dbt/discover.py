@@ -18,26 +18,29 @@ PAGE = 0x1000
 class Run:
     """Instructions from `pc` on, cut at `starts` (indexes of the instructions that begin blocks, ascending).
 
-    `raws` are their bytes; an element of `insns` may be but a template (`Decoder.template`).
+    `raws` are their bytes; an element of `insns` may be but a template (`Decoder.template`). `returns` are the starts
+    that a call in front of them returns to.
     """
 
     insns: list[Insn]
     raws: list[bytes]
     pcs: list[int]
     starts: list[int]
+    returns: set[int]
 
 
 def discover(decoder: Decoder, page: bytes, offset: int, pc: int, first: Callable[[], bytes]) -> Run:
     """Decode a run that begins at `offset` in the code page `page`, whose offset in CS is `pc`.
 
-    The run goes on behind conditional branches, because both ways are likely to be needed, and ends at any other
-    transfer or at the end of the page. An instruction that reaches into the next page is only taken as the first one,
-    a block of its own; `first` then fetches its bytes and may raise the guest's page fault.
+    The run goes on behind conditional branches and calls, because both ways are likely to be needed, and ends at any
+    other transfer or at the end of the page. An instruction that reaches into the next page is only taken as the first
+    one, a block of its own; `first` then fetches its bytes and may raise the guest's page fault.
     """
     insns: list[Insn] = []
     raws: list[bytes] = []
     pcs: list[int] = []
     cuts = {0}
+    returns: set[int] = set()
     targets: list[int] = []
     length = 0
     mask = 0xFFFFFFFFFFFFFFFF if decoder.mode == 64 else 0xFFFFFFFF
@@ -71,12 +74,16 @@ def discover(decoder: Decoder, page: bytes, offset: int, pc: int, first: Callabl
         else:
             if flow is Flow.JUMP:
                 targets.append(insn.target(pc, raw))
-            if length >= MAX_BLOCK:
+            if flow is Flow.CALL or flow is Flow.INDIRECT_CALL:
+                returns.add(len(insns))
                 cuts.add(len(insns))
                 length = 0
             elif traits(insn).ends:
                 break
+            elif length >= MAX_BLOCK:
+                cuts.add(len(insns))
+                length = 0
         pc = pc + size & mask
     index_of = {at: n for n, at in enumerate(pcs)}
     cuts.update(index_of[target] for target in targets if target in index_of)
-    return Run(insns, raws, pcs, sorted(cut for cut in cuts if cut < len(insns)))
+    return Run(insns, raws, pcs, sorted(cut for cut in cuts if cut < len(insns)), returns)

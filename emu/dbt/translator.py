@@ -58,6 +58,7 @@ class Translator:
         self._known_page, self._entered = known_page, entered
         self._apart = apart
         self.store = store or TranslationStore()
+        self.reused = 0  # instructions placed whose translation an earlier run made
         self._decoders = {mode: Decoder(mode) for mode in (16, 32, 64)}
         self._targets: dict[BlockMode, tuple[Target, ModeKey]] = {}
         self._modes: dict[ModeKey, BlockMode] = {}
@@ -102,17 +103,18 @@ class Translator:
         starts = self._new_starts(run.starts, run.pcs, mode, pc, linear, physical)
         for number, start in enumerate(starts):
             end = next((s for s in run.starts if s > start), len(run.insns))
-            rewriter.block(
-                run.insns[start:end], run.raws[start:end], run.pcs[start], number == 0, number + 1 < len(starts)
-            )
+            enters = number == 0 or start in run.returns
+            rewriter.block(run.insns[start:end], run.raws[start:end], run.pcs[start], enters, number + 1 < len(starts))
         host, fixups, codes = rewriter.finish()
         raw = b"".join([code.raw for code in codes])
         made = Translation.of(key, pc, raw, host, array("H", fixups).tobytes(), codes)
+        made.entered.update(number for number, start in enumerate(starts) if start in run.returns)
         if second < 0 and not self._apart:
             self.store.add(made)
         blocks = self._place(made, mode, linear, physical, second)
         if not self._apart:
             self._chain(blocks)
+            self._expect_jumps(blocks)
         return blocks[0]
 
     def _reuse(self, found: Translation, mode: BlockMode, linear: int, physical: int) -> Block:
@@ -125,7 +127,8 @@ class Translator:
                 runs.append(placed)
         for run in runs:
             self._chain(run)
-        self._reach_entered(runs)
+            if not mode.user or run is blocks:
+                self._expect_jumps(run)
         return blocks[0]
 
     # -- placing -----------------------------------------------------------------------------------------------
@@ -135,7 +138,10 @@ class Translator:
 
         `second` is the physical address of the page that its only instruction reaches into, or -1.
         """
-        self.store.use(made)
+        if second < 0:  # what lies on two pages is not kept: the second one can be mapped anywhere
+            self.store.use(made)
+        if made.place >= 0:
+            self.reused += sum(len(code.sizes) for code in made.codes)
         at = self._cache.next_offset
         host = bytearray(made.host)
         unpack, pack = _INT.unpack_from, _INT.pack_into
@@ -169,7 +175,7 @@ class Translator:
         linear = found.pc if mode.mode == 64 else mode.cs_base + found.pc & 0xFFFFFFFF
         page = self._known_page(linear, mode.user)
         offset = self._memory.ram_offset(page << 12) if page >= 0 else -1
-        if offset < 0:
+        if offset < 0 or page in self._cache.asleep:
             return []
         offset += linear & 0xFFF
         physical = page << 12 | linear & 0xFFF
@@ -179,18 +185,15 @@ class Translator:
             return []
         return self._place(found, mode, linear, physical, -1)
 
-    def _reach_entered(self, runs: list[list[Block]]) -> None:
-        """Let jumps through a table find those of new kernel blocks that they found in the last run."""
-        for run in runs:
-            for number in run[0].translation.entered:
-                block = run[number]
-                if not block.mode.user and self._cache.room(_ROOM):
-                    self.publish(block)
+    def _expect_jumps(self, blocks: list[Block]) -> None:
+        """Let returns and other jumps through a table find those of new blocks that they are likely to go to."""
+        for number in blocks[0].translation.entered:
+            block = blocks[number]
+            if not self._cache.taken(block) and self._cache.room(_ROOM):
+                self.publish(block)
 
     def publish(self, block: Block) -> None:
         """Let indirect jumps find `block`, giving it an entry for them where it has none."""
-        if block.mode.mode == 16:
-            return
         block.translation.entered.add(block.number)
         if self._entered is not None and not block.mode.user:
             self._entered(block)
@@ -210,8 +213,9 @@ class Translator:
             table = self._cache.table(mode)
             if table is None:
                 raise RuntimeError("no jump table is free: has_room was not asked")
-            target = Target(mode.mode, self._backend.layout, table.offset, mode.through_gs, mode.user)
-            key = key_of(mode, self._backend.layout.data_base[mode.mode], table.offset)
+            salt, layout = self._cache.salt(mode), self._backend.layout
+            target = Target(mode.mode, layout, table.offset, mode.through_gs, mode.user, salt)
+            key = key_of(mode, layout.data_base[mode.mode], table.offset + salt)
             found = self._targets[mode] = target, key
             self._modes[key] = mode
         return found

@@ -85,6 +85,7 @@ class LocalApic:
         self._clock, self._on_change = clock, on_change
         self._external, self._external_acknowledge = external, external_acknowledge
         self._tsc_to_clock = tsc_to_clock
+        self.on_nmi: Callable[[], None] = lambda: None  # a non-maskable interrupt for the processor
         self.on_move: Callable[[int | None], None] = lambda base: None  # where its registers are now
         self.on_eoi: Callable[[int], None] = lambda vector: None  # of level-triggered vectors
         self.state = ApicState()
@@ -199,8 +200,10 @@ class LocalApic:
         s = self.state
         shorthand = value & _SHORTHAND
         mine = shorthand in (_SELF, _ALL) or (not shorthand and self.accepts(s.icr >> 56, bool(value & _LOGICAL)))
+        if value & _DELIVERY == _NMI and not shorthand and mine:  # of the shorthands, none goes to oneself (table 10-3)
+            self.on_nmi()
         if value & _DELIVERY not in (_FIXED, _LOWEST):
-            return  # NMI, SMI, INIT and start-up are for other processors here
+            return  # SMI, INIT and start-up are for other processors here
         if value & 0xFF < _FIRST_VECTOR:
             self._error(_SEND_ILLEGAL)
         elif mine:

@@ -19,6 +19,7 @@ class EngineCounters:
     dispatches: int = 0  # times the next block was looked up by the monitor
     blocks: int = 0
     translated_instructions: int = 0
+    reused_instructions: int = 0  # of these, whose translation an earlier run made
     guest_bytes: int = 0
     host_bytes: int = 0
     direct_exits: int = 0
@@ -26,6 +27,20 @@ class EngineCounters:
     invalidated: int = 0
     flushes: int = 0
     translation_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Occupancy:
+    """How full the translator's memory is; sizes in bytes, tables in pages."""
+
+    code_used: int
+    code_size: int
+    blocks: int  # valid ones
+    shadow_tables: int
+    shadow_pages: int
+    table_pages: int  # handed out of all tables' memory, those of the monitor and those given back included
+    table_capacity: int
+    spaces: int  # address spaces kept
 
 
 class Engine(Protocol):

@@ -80,7 +80,7 @@ class TranslateEngine:
         self._interpreter = Interpreter(cpu)
         memory.on_watch_change.append(cpu.page_watched)
         memory.on_watched_write = self._written
-        self.cache = CodeCache(backend, memory.watch, memory.unwatch, cache_limit)
+        self.cache = CodeCache(backend, memory.watch, memory.unwatch, cache_limit, self._page_bytes)
         self._reach = Reach(self.cache)
         self._mmu = ShadowMmu(cpu, memory, backend, self._move_window)
         self._modes = Modes(exact)
@@ -164,6 +164,7 @@ class TranslateEngine:
         counters, cache = self._counters, self.cache.counters
         counters.blocks, counters.links, counters.direct_exits = cache.blocks, cache.links, cache.sites
         counters.translated_instructions, counters.guest_bytes = cache.guest_instructions, cache.guest_bytes
+        counters.reused_instructions = self._translator.reused
         counters.host_bytes, counters.invalidated, counters.flushes = cache.host_bytes, cache.invalidated, cache.flushes
         return counters
 
@@ -318,7 +319,11 @@ class TranslateEngine:
             try:
                 if self._mmu.resolve(linear, bool(trap.error & 2), block_hit.mode.user):
                     self._counters.exits["hidden page fault"] += 1
-                    return trap.pc
+                    if block_hit.valid:
+                        return trap.pc
+                    self._pull(block_hit, index, trap.pc)  # setting an A or D bit dropped the block
+                    self._settle(block_hit, index)
+                    return self._go_on()
             except GuestFault:
                 pass  # the interpreter raises it again, with the state in place
         self._pull(block_hit, index, trap.pc, True)
@@ -562,6 +567,8 @@ class TranslateEngine:
         physical = self._mmu.code_page(linear, mode.user) << 12 | linear & 0xFFF
         if self._memory.ram_offset(physical) < 0:
             return None
+        if physical >> 12 in self.cache.asleep:
+            self.cache.wake(physical >> 12)
         block = self.cache.find(mode, linear, physical)
         if block is not None and len(block.spans) > 1 and not self._second_page_same(block):
             self.cache.invalidate(block)
@@ -573,6 +580,9 @@ class TranslateEngine:
             block = self._translator.translate(mode, pc, linear, physical, self._rest_of_insn)
             self._counters.translation_seconds += time.perf_counter() - started
         return block
+
+    def _page_bytes(self, page: int) -> bytes:
+        return self._memory.read_bytes(page << 12, 0x1000)
 
     def _second_page_same(self, block: Block) -> bool:
         linear = (block.linear | 0xFFF) + 1

@@ -4,7 +4,8 @@
 ; mode: 64
 ; org: 0x400000
 ; tags: nano
-; note: the counts of rounds lie at the program's start, in the order of the tests; 0 leaves a test out
+; note: the counts of rounds lie at the program's start, in the order of the tests, and behind them
+;   how often all are run; 0 leaves a test out
 ; expect:
 ;   begin call-ret
 ;   empty call-ret
@@ -27,7 +28,7 @@
 ;   begin switch
 ;   empty switch
 ;   event switch
-;   right
+;   nano: right
 
 ; system calls (arch/x86/entry/syscalls/syscall_64.tbl); RAX: number, clobbers RCX and R11
 .equ SYS_READ, 0
@@ -101,6 +102,8 @@ count_fork:
     .long 20
 count_switch:                   ; an even number
     .long 200
+passes:                         ; how often all tests are run
+    .long 1
 
 main:
     call stay_on_one_cpu
@@ -109,10 +112,18 @@ main:
     mov edi, SIGSEGV
     call set_handler
 
+pass:
     begin callret, .store
     call idle
     empty callret
-.callret:
+.callret:                       ; eight times a round: once alone is lost in what the loop costs
+    call leaf
+    call leaf
+    call leaf
+    call leaf
+    call leaf
+    call leaf
+    call leaf
     call leaf
     dec ebx
     jnz .callret
@@ -123,9 +134,15 @@ main:
     call idle
     empty store
     mov eax, 1
-.stores:
-    xor eax, 0x200
+.stores:                        ; eight times, too
     mov qword ptr [scratch], rax
+    mov qword ptr [scratch], rbx
+    mov qword ptr [scratch], rax
+    mov qword ptr [scratch], rbx
+    mov qword ptr [scratch], rax
+    mov qword ptr [scratch], rbx
+    mov qword ptr [scratch], rax
+    mov qword ptr [scratch], rbx
     dec ebx
     jnz .stores
     event store
@@ -226,15 +243,17 @@ main:
     jmp exit
 
 right:
+    dec dword ptr [passes]
+    jnz pass
     lea rsi, [text_right]
-    mov edx, 6
+    mov edx, 12
     call tell
 exit:
     xor edi, edi
     call_linux SYS_EXIT
 wrong:
     lea rsi, [text_wrong]
-    mov edx, 6
+    mov edx, 12
     call tell
     mov edi, 1
     call_linux SYS_EXIT
@@ -353,9 +372,9 @@ text_empty:
 text_event:
     .ascii "event \0\0"
 text_right:
-    .ascii "right\n"
+    .ascii "nano: right\n"
 text_wrong:
-    .ascii "wrong\n"
+    .ascii "nano: wrong\n"
     name_of callret, "call-ret"
     name_of store, "store"
     name_of syscall, "syscall"

@@ -75,21 +75,22 @@ class Cpu(X86State):
     `stop_requested` makes `Interpreter.run` return at the end of the current block; whoever asked clears it.
     `flushes` counts TLB flushes: whoever caches linear addresses compares it.
     `debug_pending` holds DR6 bits of debug exceptions that wait for the end of the instruction (SDM vol. 3, 24.4.2).
+    `nmi` tells that a non-maskable interrupt waits, `nmi_blocked` that one is served, until IRET (SDM vol. 3, 6.7.1).
     `stack_shadow` tells that `shadow`, while it is set, comes from loading SS and holds debug exceptions off as well.
     """
 
     __slots__ = (
         "_cpl", "_exec_s", "_exec_u", "_large", "_none", "_read_s", "_read_u", "_walked", "_watched", "_watches",
         "_write_s", "_write_u", "debug_pending", "exec_tlb", "fc", "flushes", "fr", "fs", "fz", "memory", "native",
-        "outside", "ram", "read_tlb", "retired", "stack_shadow", "stop_requested", "system_flags", "transferred",
-        "write_tlb",
+        "nmi", "nmi_blocked", "outside", "ram", "read_tlb", "retired", "stack_shadow", "stop_requested",
+        "system_flags", "transferred", "write_tlb",
     )  # fmt: skip
 
     def __init__(self, memory: TracedMemory, outside: Outside, native: NativeUnit | None) -> None:
         self.memory, self.outside, self.native = memory, outside, native
         self.ram = memory.ram
         self.retired = 0
-        self.transferred = self.stop_requested = False
+        self.transferred = self.stop_requested = self.nmi = self.nmi_blocked = False
         self.fz, self.fr, self.fc, self.fs = 1, 1, 0, 32
         self.system_flags = 2
         self.flushes = self.debug_pending = 0

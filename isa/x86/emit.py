@@ -45,13 +45,15 @@ class HostLayout(Protocol):
 @dataclass(frozen=True, slots=True)
 class Target:
     """Where code is being emitted for: guest mode, backend layout, the offset of the mode's jump table in the monitor's
-    data, whether data is reached through GS, and whether the code runs at CPL 3."""
+    data, whether data is reached through GS, and whether the code runs at CPL 3. Code finds a target in the table under
+    the number that is `salt` more, by which modes that share a table are told apart."""
 
     mode: int
     layout: HostLayout
     table: int
     through_gs: bool = False
     user: bool = False
+    salt: int = 0
     operands: dict[tuple[bytes, int, int, bytes, bool], tuple[bytes, int]] = field(
         default_factory=dict, compare=False, repr=False
     )  # instructions on the monitor's data, as the emitter encoded them
@@ -71,7 +73,7 @@ class Emitter:
         self._host = self._base + start
         self._known = target.operands
         self._wide = target.mode == 64
-        self._prefix = b"\x65" if target.through_gs else b""
+        self._gs = self._prefix = b"\x65" if target.through_gs else b""
         if target.mode == 16:
             self._prefix = b"\x66\x67" + self._prefix  # 32-bit operand and address
 
@@ -172,6 +174,13 @@ class Emitter:
         """LEA reg32, [base + index + disp32] (registers 0..7, index not ESP)."""
         self.code += self._plain() + bytes((0x8D, 0x84 | reg << 3, index << 3 | base)) + struct.pack("<i", displacement)
 
+    def wide(self, code: bytes, *, data: bool = False) -> None:
+        """Code with operands and addresses of 32 bits in 16-bit code, of the natural size elsewhere.
+
+        Its memory operand is the monitor's `data` or goes through the segment that the instruction names.
+        """
+        self.code += (self._prefix if data else self._plain()) + code
+
     def _plain(self) -> bytes:
         """Prefixes that give an instruction without a data operand 32-bit operand and address size."""
         return b"\x66\x67" if self.mode == 16 else b""
@@ -211,7 +220,7 @@ class Emitter:
         Of the conditional transfers that leave the flags alone it is the one Unicorn chains; JRCXZ goes through its
         main loop.
         """
-        self.code += (b"\x67" if self.mode == 16 else b"") + b"\xf3\xac"
+        self.code += self._gs + (b"\x67" if self.mode == 16 else b"") + b"\xf3\xac"
 
     def jump_if_zero_ecx(self, distance: int) -> None:
         """JECXZ in every mode."""

@@ -149,32 +149,51 @@ def lookup_possible(insn: Insn, stack32: bool) -> bool:
     """True where an indirect transfer can be looked up in the cache: natural operand and stack size."""
     if insn.mode == 64:
         return insn.opsize != 2
-    if insn.mode == 16 or insn.opsize == 2 or insn.adsize == 2:
+    if insn.mode == 16:
+        return insn.opsize == 2
+    if insn.opsize == 2 or insn.adsize == 2:
         return False
     return stack32 or insn.flow is Flow.INDIRECT_JUMP
 
 
 def lookup(emit: Emitter) -> None:
     """Look up the target in RSI; falls through with RDX at the found entry. A miss faults at the void address."""
-    wide = emit.mode == 64
-    emit.raw(b"\x0f\xb7\xce")  # movzx ecx, si
+    wide = b"\x48" if emit.mode == 64 else b""
+    if emit.target.salt:
+        emit.lea32(RSI, RSI, emit.target.salt)
+    emit.wide(b"\x0f\xb7\xce")  # movzx ecx, si
     emit.table_address(RDX)
-    if wide:
-        emit.raw(b"\x48\x8d\x14\xca")  # lea rdx, [rdx + rcx * 8]
-        emit.raw(b"\x48\x8b\x0a")  # mov rcx, [rdx]: the negated target
-        emit.raw(b"\x48\x8d\x0c\x31")  # lea rcx, [rcx + rsi]
-    else:
-        emit.raw(b"\x8d\x14\xca\x8b\x0a\x8d\x0c\x31")
+    emit.wide(wide + b"\x8d\x14\xca")  # lea rdx, [rdx + rcx * 8]
+    emit.wide(wide + b"\x8b\x0a", data=True)  # mov rcx, [rdx]: the negated target
+    emit.wide(wide + b"\x8d\x0c\x31")  # lea rcx, [rcx + rsi]
     emit.void_address(RSI)
     emit.fault_unless_zero_rcx()
 
 
 def jump_to_found(emit: Emitter) -> None:
     """JMP to the host address of the entry at RDX."""
-    emit.raw(b"\xff\xa2" + (TABLE_SLOTS * 8).to_bytes(4, "little"))
+    emit.wide(b"\xff\xa2" + (TABLE_SLOTS * 8).to_bytes(4, "little"), data=True)
 
 
-def drop_stack(emit: Emitter, size: int) -> None:
-    """LEA rsp, [rsp + size]."""
-    wide = b"\x48" if emit.mode == 64 else b""
-    emit.raw(wide + b"\x8d\xa4\x24" + size.to_bytes(4, "little"))
+def return_target(emit: Emitter, stack32: bool) -> None:
+    """MOV rsi, [rsp], or in 16-bit code a word of the stack."""
+    if emit.mode == 64:
+        emit.raw(b"\x48\x8b\x34\x24")
+    elif emit.mode == 32:
+        emit.raw(b"\x8b\x34\x24")
+    elif stack32:
+        emit.wide(b"\x0f\xb7\x34\x24")  # movzx esi, word [esp]
+    else:
+        emit.wide(b"\x0f\xb7\xf4")  # movzx esi, sp
+        emit.wide(b"\x36\x0f\xb7\x36")  # movzx esi, word ss:[esi]
+
+
+def drop_stack(emit: Emitter, size: int, stack32: bool) -> None:
+    """LEA rsp, [rsp + size], of which SP alone changes where `stack32` is False."""
+    code = b"\x8d\xa4\x24" + size.to_bytes(4, "little")
+    if emit.mode == 64:
+        emit.raw(b"\x48" + code)
+    elif stack32:
+        emit.wide(code)
+    else:
+        emit.raw(b"\x67" + code)  # lea sp, [esp + size], in 16-bit code

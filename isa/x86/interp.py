@@ -35,6 +35,7 @@ VEX: Final = 1 << 24  # added to the opcode of a VEX-encoded instruction in the 
 MAX_BLOCK: Final = 64
 _BOUND_LIMIT: Final = 50_000
 _PREFIXES: Final = frozenset((0x66, 0x67, 0xF0, 0xF2, 0xF3, 0x2E, 0x36, 0x3E, 0x26, 0x64, 0x65))
+_MEANINGLESS: Final = frozenset((0xF0, 0x2E, 0x36, 0x3E, 0x26, 0x64, 0x65))  # for the length of an instruction
 
 
 def merge(*families: Mapping[int, Binder]) -> dict[int, Binder]:
@@ -87,9 +88,21 @@ def _system(insn: Insn, pc: int, name: str) -> Op:
 def _no_instruction(cpu: Cpu, pc: int) -> None:
     """#GP for an instruction longer than 15 bytes (SDM vol. 3, 6.15, #GP), #UD for all else that is none."""
     code = cpu.fetch(cpu.code_linear(pc))
-    if len(code) == MAX_LENGTH and all(byte in _PREFIXES for byte in code[: MAX_LENGTH - 1]):
+    if len(code) == MAX_LENGTH and _goes_on(code, cpu.mode):
         raise GuestFault(GP, 0, note="instruction longer than 15 bytes")
     raise GuestFault(UD)
+
+
+def _goes_on(code: bytes, mode: int) -> bool:
+    """True where 15 bytes are the beginning of an instruction: the same with fewer prefixes is one, and as long."""
+    prefixes = next((at for at, byte in enumerate(code) if byte not in _PREFIXES), MAX_LENGTH)
+    if prefixes >= MAX_LENGTH - 1:
+        return True
+    kept = bytes(dict.fromkeys(byte for byte in code[:prefixes] if byte not in _MEANINGLESS))
+    insn = Decoder(mode).decode((kept + code[prefixes:]).ljust(2 * MAX_LENGTH, b"\0"))
+    if insn is None or insn.flow is Flow.INVALID:
+        return False
+    return insn.size + prefixes - len(kept) > MAX_LENGTH
 
 
 def bind(insn: Insn, pc: int) -> Op:

@@ -43,6 +43,9 @@ _LONG_LEVELS: Final = (39, 30, 21, 12)
 _PAE_LEVELS: Final = (21, 12)
 
 
+Path = list[tuple[int, int]]
+
+
 class Mapping(NamedTuple):
     """One translation: `gpa` is the guest-physical address of the linear address itself.
 
@@ -63,7 +66,7 @@ class Mapping(NamedTuple):
 class _Walk(NamedTuple):
     """A complete walk: (address, entry) of every level with an A bit, the last being the leaf; combined rights."""
 
-    path: list[tuple[int, int]]
+    path: Path
     width: int  # bytes of one entry
     shift: int  # binary logarithm of the page size
     rights: int  # PTE_W and PTE_U that all levels grant
@@ -73,14 +76,16 @@ class _Walk(NamedTuple):
 def translate(cpu: Cpu, linear: int, access: Access, user: bool) -> Mapping:
     """Translate `linear` for one access, setting A and D bits; raises #PF with its error code and CR2.
 
-    `user` is True for a user-mode access (CPL 3, and not one the CPU makes to a system table). A bits are set only when
-    the whole access is allowed, D only by a write and only in the leaf.
+    `user` is True for a user-mode access (CPL 3, and not one the CPU makes to a system table). A bits of entries that
+    name tables are set as they are used, also where the walk ends in a fault (SDM vol. 3, 4.8); A of the leaf only when
+    the access is allowed, D only by a write.
     """
     if not cpu.paging:
         return _identity(cpu, linear)
     if not cpu.long_mode:
         linear &= _M32
-    walk = _walk(cpu, linear)
+    path: Path = []
+    walk = _walk(cpu, linear, path)
     if isinstance(walk, int):
         error = walk
     elif _allowed(cpu, walk, access, user):
@@ -88,6 +93,10 @@ def translate(cpu: Cpu, linear: int, access: Access, user: bool) -> Mapping:
         return _mapping(cpu, walk, linear)
     else:
         error = ERROR_P
+        path.pop()
+    for at, entry in path:
+        if not entry & PTE_A:
+            cpu.memory.write(at, 8 if cpu.long_mode or cpu.cr4 & CR4_PAE else 4, entry | PTE_A)
     if access is Access.WRITE:
         error |= ERROR_W
     if user:
@@ -103,7 +112,7 @@ def probe(cpu: Cpu, linear: int) -> Mapping | None:
         return _identity(cpu, linear)
     if not cpu.long_mode:
         linear &= _M32
-    walk = _walk(cpu, linear)
+    walk = _walk(cpu, linear, [])
     return None if isinstance(walk, int) else _mapping(cpu, walk, linear)
 
 
@@ -111,7 +120,7 @@ def fetched_before(cpu: Cpu, linear: int, user: bool) -> bool:
     """True where fetching an instruction from `linear` neither faults nor sets an A bit."""
     if not cpu.paging:
         return True
-    walk = _walk(cpu, linear if cpu.long_mode else linear & _M32)
+    walk = _walk(cpu, linear if cpu.long_mode else linear & _M32, [])
     if isinstance(walk, int) or not _allowed(cpu, walk, Access.EXECUTE, user):
         return False
     return all(entry & PTE_A for _, entry in walk.path)
@@ -135,26 +144,27 @@ def _identity(cpu: Cpu, linear: int) -> Mapping:
     return Mapping(linear & _M32 & cpu.address_mask, True, True, True, 0x1000, False, True)
 
 
-def _walk(cpu: Cpu, linear: int) -> _Walk | int:
-    """Follow the tables; an int is the P and RSVD part of the error code of a walk that does not complete."""
+def _walk(cpu: Cpu, linear: int, path: Path) -> _Walk | int:
+    """Follow the tables, noting the entries in `path`; an int is the P and RSVD part of the error code of a walk that
+    does not complete, and whose last entry is not in `path`.
+    """
     if cpu.long_mode:
-        return _walk_wide(cpu, linear, cpu.cr3 & _ADDRESS, _LONG_LEVELS, _BEYOND)
+        return _walk_wide(cpu, linear, cpu.cr3 & _ADDRESS, _LONG_LEVELS, _BEYOND, path)
     if cpu.cr4 & CR4_PAE:
         pdpte = cpu.memory.read((cpu.cr3 & 0xFFFF_FFE0) + (linear >> 30) * 8, 8)
         if not pdpte & PTE_P:
             return 0
         if pdpte & _PDPTE_RESERVED:
             return ERROR_P | ERROR_RSVD
-        return _walk_wide(cpu, linear, pdpte & _ADDRESS, _PAE_LEVELS, _PAE_BEYOND)
-    return _walk_narrow(cpu, linear)
+        return _walk_wide(cpu, linear, pdpte & _ADDRESS, _PAE_LEVELS, _PAE_BEYOND, path)
+    return _walk_narrow(cpu, linear, path)
 
 
-def _walk_wide(cpu: Cpu, linear: int, table: int, levels: tuple[int, ...], beyond: int) -> _Walk | int:
+def _walk_wide(cpu: Cpu, linear: int, table: int, levels: tuple[int, ...], beyond: int, path: Path) -> _Walk | int:
     """8-byte entries: PAE and 4-level paging; `levels` are the shifts of the linear address."""
     read = cpu.memory.read
     reserved = beyond if cpu.efer & EFER_NXE else beyond | PTE_NX
     rights, any_bits = PTE_W | PTE_U, 0
-    path: list[tuple[int, int]] = []
     shift = 12
     for shift in levels:
         at = table + (linear >> shift & 0x1FF) * 8
@@ -163,19 +173,20 @@ def _walk_wide(cpu: Cpu, linear: int, table: int, levels: tuple[int, ...], beyon
             return 0
         if entry & reserved:
             return ERROR_P | ERROR_RSVD
+        larger = shift != 12 and entry & PTE_PS
+        # PML4 entries have no PS bit; of a large page's address, the bits below its size (but PAT) are reserved.
+        if larger and (shift == 39 or entry & ((1 << shift) - 0x2000)):
+            return ERROR_P | ERROR_RSVD
         path.append((at, entry))
         rights &= entry
         any_bits |= entry
-        if shift != 12 and entry & PTE_PS:
-            # PML4 entries have no PS bit; of a large page's address, the bits below its size (but PAT) are reserved.
-            if shift == 39 or entry & ((1 << shift) - 0x2000):
-                return ERROR_P | ERROR_RSVD
+        if larger:
             break
         table = entry & _ADDRESS
     return _Walk(path, 8, shift, rights, bool(any_bits & PTE_NX))
 
 
-def _walk_narrow(cpu: Cpu, linear: int) -> _Walk | int:
+def _walk_narrow(cpu: Cpu, linear: int, path: Path) -> _Walk | int:
     """4-byte entries: 32-bit paging, with 4 MiB pages where CR4.PSE allows them (without PSE-36)."""
     read = cpu.memory.read
     at = (cpu.cr3 & 0xFFFF_F000) + (linear >> 22) * 4
@@ -185,12 +196,15 @@ def _walk_narrow(cpu: Cpu, linear: int) -> _Walk | int:
     if pde & PTE_PS and cpu.cr4 & CR4_PSE:
         if pde & 0x3F_E000:
             return ERROR_P | ERROR_RSVD
-        return _Walk([(at, pde)], 4, 22, pde, False)
+        path.append((at, pde))
+        return _Walk(path, 4, 22, pde, False)
+    path.append((at, pde))
     leaf = (pde & 0xFFFF_F000) + (linear >> 12 & 0x3FF) * 4
     pte = read(leaf, 4)
     if not pte & PTE_P:
         return 0
-    return _Walk([(at, pde), (leaf, pte)], 4, 12, pde & pte, False)
+    path.append((leaf, pte))
+    return _Walk(path, 4, 12, pde & pte, False)
 
 
 def _allowed(cpu: Cpu, walk: _Walk, access: Access, user: bool) -> bool:

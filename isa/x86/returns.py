@@ -113,6 +113,9 @@ def far_ret(cpu: Cpu, insn: Insn) -> None:
 def iret(cpu: Cpu, insn: Insn) -> None:
     """IRET, IRETD and IRETQ."""
     size = insn.opsize
+    if cpu.nmi_blocked:
+        cpu.nmi_blocked = False
+        cpu.stop_requested |= cpu.nmi  # another one has its turn
     if not cpu.protected:
         _iret_real(cpu, size)
     elif in_vm86(cpu):

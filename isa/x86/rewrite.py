@@ -33,7 +33,8 @@ class BlockMode:
     `checked` is a bit mask of segment registers whose use must be checked by the interpreter; `through_gs` tells that
     DS is not flat and monitor data is reached through GS; `exact` that blocks test the instruction budget; `no_sse`
     that CR4.OSFXSR is clear, so that SSE instructions are undefined; `flat_stack` that RSP (32 bits of it in 32-bit
-    code) can hold any address of the monitor's; `aligning` that misaligned accesses fault (CR0.AM, EFLAGS.AC).
+    code) can hold any address of the monitor's; `aligning` that misaligned accesses fault (CR0.AM, EFLAGS.AC);
+    `unlimited` is, for 16-bit code, a bit mask of segment registers that reach all of 4 GiB.
     """
 
     mode: int
@@ -48,6 +49,7 @@ class BlockMode:
     no_sse: bool = False
     flat_stack: bool = False
     aligning: bool = False
+    unlimited: int = 0
     plain: set[Insn] = field(default_factory=set, repr=False)  # instructions found to be copied as they are
 
     @property
@@ -139,7 +141,7 @@ def callout_reason(insn: Insn, mode: BlockMode) -> str:
         return "segment check"
     if mode.through_gs and used & 1 << GS:
         return "gs override"
-    if insn.adsize == 4 and mode.mode == 16 and used & ~(1 << SS):
+    if insn.adsize == 4 and mode.mode == 16 and used & ~(1 << SS | mode.unlimited):
         return "segment check"  # 32-bit offsets may leave a 64 KiB segment
     return ""
 
@@ -291,7 +293,7 @@ class Rewriter:
         count = len(insns)
         draft = self._draft = _Draft(pc, b"".join(raws), len(emit.code), bytes(map(len, raws)))
         self._drafts.append(draft)
-        if reload_prefix and mode.mode != 16:
+        if reload_prefix:
             draft.indirect_entry = emit.at
             for reg, slot in incache.LOOKUP_SPILLS:
                 emit.reload(reg, slot)
@@ -461,7 +463,11 @@ class Rewriter:
     def _indirect(self, insn: Insn, raw: bytes, index: int, pc: int) -> None:
         """A return or an indirect jump or call: look the target up in the mode's jump table."""
         emit = self._emit
-        if self._mode.through_gs or not incache.lookup_possible(insn, self._mode.stack32):
+        mem = insn.mem if insn.flow is not Flow.RETURN else None
+        if mem is not None and mem.seg == CS and self._mode.cs_base:  # the machine's CS begins at 0
+            self._callout(index, "cs override")
+            return
+        if not incache.lookup_possible(insn, self._mode.stack32):
             self._callout(index, "indirect transfer")
             return
         spilled = dict(incache.LOOKUP_SPILLS)
@@ -469,13 +475,13 @@ class Rewriter:
             emit.spill(reg, slot)
         loading = emit.at
         if insn.flow is Flow.RETURN:
-            emit.raw(b"\x48\x8b\x34\x24" if insn.mode == 64 else b"\x8b\x34\x24")  # mov rsi, [rsp]
+            incache.return_target(emit, self._mode.stack32)
         else:
             self._load_target(insn, raw, pc)
         incache.lookup(emit)
         if insn.flow is Flow.RETURN:
             extra = int.from_bytes(raw[insn.opcode_at + 1 :], "little") if insn.opcode == 0xC2 else 0
-            incache.drop_stack(emit, (8 if insn.mode == 64 else 4) + extra)
+            incache.drop_stack(emit, insn.mode // 8 + extra, self._mode.stack32)
         elif insn.flow is Flow.INDIRECT_CALL:
             emit.push_constant(*self._return_address(insn, pc))
         incache.jump_to_found(emit)
@@ -495,7 +501,9 @@ class Rewriter:
                 return
             self._emit.raw(prefixes + bytes((rex, 0x8B, modrm)) + raw[insn.modrm_at + 1 :])
             return
-        self._emit.raw(prefixes + bytes((0x8B, modrm)) + raw[insn.modrm_at + 1 :])
+        # in 16-bit code MOVZX esi, r/m16
+        head = b"\x66" + prefixes + b"\x0f\xb7" if insn.mode == 16 else prefixes + b"\x8b"
+        self._emit.raw(head + bytes((modrm,)) + raw[insn.modrm_at + 1 :])
 
     def _absolute(self, head: bytes, reg: int, address: int, immediate: bytes, scratch: int) -> None:
         """`head` (prefixes and opcode) with ModRM.reg `reg` on an absolute 64-bit address."""

@@ -35,10 +35,13 @@ class Modes:
         else:
             # 64 KiB segments need no checks where offsets have 16 bits: the rewriter checks 32-bit ones itself
             sixteen = cpu.mode == 16
-            checked = 0
+            checked = unlimited = 0
             for number in (ES, SS, DS, FS, GS):
-                if not _plain(cpu.segs[number], sixteen):
+                segment = cpu.segs[number]
+                if not _plain(segment, sixteen):
                     checked |= 1 << number
+                elif sixteen and segment.limit == _FLAT_LIMIT:
+                    unlimited |= 1 << number
             ds = cpu.segs[DS]
             flat = ds.base == 0 and ds.limit == _FLAT_LIMIT and not checked & 1 << DS
             ss = cpu.segs[SS]
@@ -55,6 +58,7 @@ class Modes:
                 no_sse,
                 flat_stack,
                 aligning,
+                unlimited,
             )
         found = self._known.get(key)
         if found is None:
@@ -64,7 +68,7 @@ class Modes:
                 stack32, base = bool(ss.attr & ATTR_DB), cpu.segs[CS].base
                 found = BlockMode(
                     cpu.mode, cpu.cpl, iopl, fpu_traps, not flat, checked, stack32, base, self._exact, no_sse,
-                    cpu.mode == 32 and flat_stack, aligning,
+                    cpu.mode == 32 and flat_stack, aligning, unlimited,
                 )  # fmt: skip
             self._known[key] = found
         return found

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
 from benchmarks import tracing
+from emu.bench.rivals import bundled
 from guests import catalogue
 
 
 def test_both_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    guest = catalogue()["fib"]
-    assert guest.scale is not None
-    small = dataclasses.replace(guest, scale=dataclasses.replace(guest.scale, bench=guest.scale.small))
+    small = bundled("fib", catalogue()["fib"].small_scale)
     monkeypatch.setattr(tracing, "compute_guests", lambda: [small])
     monkeypatch.setattr(tracing, "_EXITS", 1000)
     monkeypatch.setattr(tracing, "_GUEST", tracing._GUEST.replace((1_000_000).to_bytes(4, "little"), b"\xe8\x03\0\0"))

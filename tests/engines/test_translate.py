@@ -9,7 +9,26 @@ from emu.backends import tuning
 from emu.engines.translate import TranslateEngine
 from emu.exits import Budget, Fault, Halt
 from emu.preempt import Preempter
-from isa.x86.state import CR0_AM, CR0_PE, CR0_TS, CR4_OSFXSR, CS, DS, ES, FS, GS, IF, RAX, RBX, RCX, RSI, SS, Segment
+from guests.encode import raw
+from isa.x86.state import (
+    CR0_AM,
+    CR0_PE,
+    CR0_TS,
+    CR4_OSFXSR,
+    CS,
+    DS,
+    ES,
+    FS,
+    GS,
+    IF,
+    RAX,
+    RBX,
+    RCX,
+    RSI,
+    RSP,
+    SS,
+    Segment,
+)
 
 ORG = 0x100000
 Make = Callable[..., Any]  # builds a World (see conftest)
@@ -90,6 +109,51 @@ def test_a_block_is_not_fallen_into_once_its_bytes_changed(make: Make, kind: str
     assert world.cpu.regs[RBX] == 5 * 1 + 5 * 100
 
 
+@pytest.mark.parametrize("kind", ENGINES)
+def test_a_page_of_code_that_is_written_to_often_sleeps_until_its_code_runs(make: Make, kind: str) -> None:
+    world = make(kind)
+    world.put(
+        "call 0x101000; mov ecx, 100; again: mov [0x101800], ecx; dec ecx; jnz again; mov ebx, eax; "
+        "mov dword ptr [0x101001], 7; call 0x101000; hlt"
+    )
+    world.put("mov eax, 1; cmp eax, 1; jne out; inc edi; out: ret", 0x101000)
+    assert isinstance(world.run(), Halt)
+    assert (world.cpu.regs[RAX], world.cpu.regs[RBX], world.cpu.regs[7]) == (7, 1, 1)
+    assert world.memory.read(0x101800, 4) == 1
+    if kind == "translate":
+        assert world.engine.counters().exits["memory"] == 2
+        assert world.engine.cache.asleep == {}
+        assert world.memory.watched(0x101000)
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_a_page_whose_code_runs_between_writes_is_right_every_time(make: Make, kind: str) -> None:
+    world = make(kind)
+    # the code runs in turn with writes to its page; each fourth changes the code, the last ones from within the page
+    world.put(
+        "mov ecx, 60; again: mov [0x101800], ecx; mov [0x101804], ecx; test ecx, 3; jne run; mov [0x101001], ecx; "
+        "run: call 0x101000; add ebx, eax; loop again; call 0x101100; call 0x101000; add ebx, eax; hlt"
+    )
+    world.put("mov eax, 1; add esi, eax; inc edi; jmp 0x101020", 0x101000)
+    world.put("ret", 0x101020)
+    world.put("mov edx, 9; back: mov [0x101001], edx; mov [0x101021], dl; dec edx; jnz back; ret", 0x101100)
+    assert isinstance(world.run(), Halt)
+    wanted = sum((ecx + 3) // 4 * 4 if ecx <= 60 else 1 for ecx in range(1, 61)) + 1
+    assert (world.cpu.regs[RBX], world.cpu.regs[7]) == (wanted, 61)
+
+
+def test_a_chain_out_of_a_sleeping_page_is_cut_when_its_target_changes(make: Make) -> None:
+    world = make()
+    world.put(
+        "mov ecx, 3; warm: call 0x101000; loop warm; mov ecx, 9; again: mov [0x101800], ecx; loop again; "
+        "mov byte ptr [0x102001], 50; call 0x101000; hlt"
+    )
+    world.put("jmp 0x102000", 0x101000)
+    world.put("mov eax, 1; add ebx, eax; ret", 0x102000)
+    assert isinstance(world.run(), Halt)
+    assert world.cpu.regs[RBX] == 3 + 50
+
+
 def test_a_write_by_a_device_drops_the_translation(make: Make) -> None:
     world = make()
     world.put("mov eax, 1; hlt")
@@ -163,14 +227,24 @@ def test_a_machine_that_stops_inside_instructions_is_stopped_by_budget(
 
 def test_each_mode_has_a_jump_table_of_its_own(make: Make) -> None:
     world = make()
-    world.put("call 0x101000; call 0x101000; call 0x101000; hlt")
-    world.put("ret", 0x101000)
+    world.put("mov eax, 0x101000; jmp eax")
+    world.put("mov eax, 0x101100; jmp eax", 0x101000)
+    world.put("mov eax, 0x101200; jmp eax", 0x101100)
+    world.put("hlt", 0x101200)
     for cr0 in (CR0_PE, CR0_PE | CR0_TS, CR0_PE, CR0_PE | CR0_TS):
         world.cpu.rip, world.cpu.cr0, world.cpu.halted = ORG, cr0, False
         world.engine.mapping_changed(None)
         assert world.run() == Halt(False)
-    # three return addresses in two modes, each looked up by the monitor once
+    # three targets in two modes, each looked up by the monitor once
     assert world.engine.counters().exits["indirect"] == 6
+
+
+def test_a_return_is_expected_where_its_call_was_translated(make: Make) -> None:
+    world = make()
+    world.put("call 0x101000; call 0x101000; call 0x101000; hlt")
+    world.put("ret", 0x101000)
+    assert world.run() == Halt(False)
+    assert world.engine.counters().exits["indirect"] == 0
 
 
 @pytest.mark.parametrize("rounds", range(1, 11))
@@ -306,3 +380,48 @@ def test_alignment_checks_begin_with_popf(make: Make, kind: str) -> None:
     out = world.run()
     assert isinstance(out, Fault)
     assert (out.vector, out.error, out.pc) == (17, 0, at)
+
+
+def test_returns_of_16_bit_code_stay_in_the_cache(make: Make) -> None:
+    world = make()
+    cpu = world.cpu
+    cpu.mode = 16
+    for base, seg in ((0x8000, CS), (0x2000, DS), (0x3000, ES), (0x4000, SS), (0, FS), (0, GS)):
+        cpu.segs[seg] = Segment(base >> 4, base, 0xFFFF, 0x9B if seg == CS else 0x93)
+    cpu.rip, cpu.regs[RSP] = 0, 0xABCD_0000  # SP wraps, and the upper half stays
+    # 5000 times: call f; f: inc bx; push word of a table, ret to it; it jumps back through the table
+    text = (
+        "mov cx, 5000; again: call f; mov si, 2; jmp word ptr [si]; back: dec cx; jnz again; hlt; "
+        # push word ptr [0]; ret; and ret 0
+        "f: inc bx; .byte 0xff, 0x36, 0, 0; .byte 0xc3; g: add eax, 1; .byte 0xc2, 0, 0"
+    )
+    world.memory.write_bytes(0x8000, raw(text, 16, 0))
+    code = raw(text, 16, 0)
+    back, g = code.index(bytes.fromhex("49")), code.index(bytes.fromhex("6683c001"))
+    world.memory.write_bytes(0x2000, g.to_bytes(2, "little") + back.to_bytes(2, "little"))
+    assert world.run() == Halt(False)
+    assert (cpu.regs[RAX], cpu.regs[RBX], cpu.regs[RCX]) == (5000, 5000, 0)
+    assert cpu.regs[RSP] == 0xABCD_0000 | -2 * 5000 & 0xFFFF  # the assembler's CALL pushes four bytes
+    exits = world.engine.counters().exits
+    assert exits["indirect"] < 10
+    assert not exits["indirect transfer"]
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_unreal_mode_reaches_all_addresses(make: Make, kind: str) -> None:
+    world = make(kind)
+    cpu = world.cpu
+    cpu.mode = 16
+    cpu.segs[CS] = Segment(0x800, 0x8000, 0xFFFF, 0x9B)
+    for seg in (DS, SS, FS, GS):
+        cpu.segs[seg] = Segment(0, 0, 0xFFFF, 0x93)
+    cpu.segs[ES] = Segment(0x100, 0x1000, 0xFFFFFFFF, 0x93)
+    cpu.rip = 0
+    text = "mov ecx, 1000; mov edi, 0x200000; again: inc dword ptr es:[edi]; dec ecx; jnz again; mov ax, [edi]"
+    world.memory.write_bytes(0x8000, raw(text, 16, 0))
+    out = world.run()
+    assert isinstance(out, Fault)  # DS ends at 64 KiB
+    assert out.vector == 13
+    assert world.memory.read(0x201000, 4) == 1000
+    if kind == "translate":
+        assert world.engine.counters().exits["segment check"] == 1

@@ -120,3 +120,53 @@ def test_syslinux_starts_from_a_fat_disk(tmp_path: Path) -> None:
     assert ending.reason is EndReason.EXPECTED, f"{ending} after\n{text}"
     assert "SYSLINUX 6." in text
     assert "greetings\nboot:" in text
+
+
+@pytest.mark.parametrize("name", ["BIOS-bochs-latest", "BIOS-bochs-legacy"])
+def test_the_bochs_bios_finds_no_disk(name: str) -> None:
+    ending, text = shown(package_file(f"/usr/share/bochs/{name}", "bochsbios"), format="firmware")
+    assert ending.reason is EndReason.HALTED, f"{ending} after\n{text}"
+    lines = text.splitlines()
+    assert lines[0].startswith("$Revision: ")
+    assert lines[-2:] == ["No bootable device.", ""] or lines[-1] == "No bootable device."
+    if name.endswith("latest"):
+        assert {"Found 1 cpu(s)", "ram_size=0x08000000"} <= set(lines)
+        assert "PCI: bus=0 devfn=0x00: vendor_id=0x8086 device_id=0x1237 class=0x0600" in lines
+
+
+@pytest.mark.parametrize(
+    ("path", "package", "options", "texts"),
+    [
+        (
+            "/boot/ipxe.lkrn", "ipxe", {},
+            ["iPXE initialising devices...ok", "No more network devices"],
+        ),
+        (
+            "/boot/gnumach-1.8-486.gz", "gnumach-image-1.8-486", {},
+            ["GNU Mach 1.8", "com0: at atbus0, port = 3f8", "No bootstrap code loaded with t"],
+        ),
+        (
+            "/usr/share/qemu/grub.bin", "grub-firmware-qemu", {"format": "firmware"},
+            ["Search & load /boot/multiboot.img", "The highlighted entry will be executed"],
+        ),
+        (
+            "/usr/lib/grub-rescue/grub-rescue-cdrom.iso", "grub-rescue-pc", {},
+            ["FreeBSD (or GNU/kFreeBSD), via /boot/loader", "The highlighted entry will be executed"],
+        ),
+    ],
+)  # fmt: skip
+def test_what_stands_on_the_screen(
+    path: str, package: str, options: dict[str, Any], texts: list[str], tmp_path: Path
+) -> None:
+    image = package_file(path, package)
+    if image.suffix == ".gz":
+        unpacked = tmp_path / image.stem
+        unpacked.write_bytes(gzip.decompress(image.read_bytes()))
+        image = unpacked
+    config = MachineConfig(guest=str(image), console="vga", timeout=120, expect=texts[-1], **options)
+    with Machine(config) as machine:
+        ending = machine.run().ending
+        screen = machine.screen_text()
+    assert ending.reason is EndReason.EXPECTED, "\n".join(map(str.rstrip, screen))
+    for text in texts:
+        assert any(text in line for line in screen), "\n".join(map(str.rstrip, screen))

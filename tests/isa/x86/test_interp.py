@@ -193,6 +193,9 @@ def test_code_segment_limit() -> None:
         ("f0 f6 03 01", 6),  # lock test
         ("c5 f8 58 c1", 6),  # vaddps
         ("66 " * 15 + "90", 13),  # longer than 15 bytes
+        ("2e " * 10 + "81 05 00 10 00 00 01 00 00 00", 13),
+        ("66 67 2e " * 4 + "0f ba 24 85 00 10 00 00 01", 13),
+        ("2e " * 10 + "0f ff 05 00 10 00 00 01 00 00 00", 6),  # longer, but undefined
     ],
 )
 def test_undefined(text: str, vector: int) -> None:

@@ -65,8 +65,8 @@ class Tables:
         self.set(level, self.get(level) & ~clear | add)
 
     def fault(self, access: Access, user: bool, linear: int = LINEAR) -> int | None:
-        """Error code of an access, or None; a fault must not touch the tables."""
-        before = bytes(self.memory.bytes)
+        """Error code of an access, or None; a fault may set A of entries that name tables, and nothing else."""
+        before = bytearray(self.memory.bytes)
         try:
             translate(self.cpu, linear, access, user)
         except GuestFault as fault:
@@ -74,6 +74,9 @@ class Tables:
         else:
             return None
         assert (caught.vector, caught.cr2) == (14, linear)
+        for level in range(self.first, len(self.entries) - 1):
+            if before[self.entries[level]] & (P | PS) == P:
+                before[self.entries[level]] |= self.get(level) & A
         assert bytes(self.memory.bytes) == before
         return caught.error
 
@@ -104,6 +107,22 @@ def test_accessed_and_dirty_bits(tables: Tables) -> None:
     assert [tables.get(level) for level in levels] == [before[n] | A | (D if n == leaf else 0) for n in levels]
     if tables.first:
         assert tables.get(0) == before[0]  # PDPTEs of PAE paging have no A bit
+
+
+def test_a_walk_that_ends_in_a_fault_has_used_what_is_above(tables: Tables) -> None:
+    leaf = len(tables.entries) - 1
+    for end in range(leaf, tables.first - 1, -1):
+        tables.change(end, clear=P)
+        for level in range(tables.first, leaf):
+            tables.change(level, clear=A)
+        assert tables.fault(READ, False) == 0
+        assert [bool(tables.get(level) & A) for level in range(tables.first, leaf + 1)] == [
+            level < end for level in range(tables.first, leaf + 1)
+        ]
+        tables.change(end, add=P)
+    tables.change(leaf, clear=W)
+    assert tables.fault(WRITE, False) == 3
+    assert all(bool(tables.get(level) & A) == (level < leaf) for level in range(tables.first, leaf + 1))
 
 
 def test_probe_has_no_side_effects(tables: Tables) -> None:

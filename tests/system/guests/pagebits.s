@@ -1,4 +1,4 @@
-; The accessed and dirty bits of 32-bit page-table entries, and what INVLPG and CR3 must drop (SDM vol. 3, 4.8, 4.10.4); not those of the directory at a fault, where processors differ
+; The accessed and dirty bits of 32-bit page-table entries, and what INVLPG and CR3 must drop (SDM vol. 3, 4.8, 4.10.4)
 .include "env32.inc"
 .include "paging32.inc"
 
@@ -56,10 +56,17 @@ start:
     call tell
     mov dword ptr [TABLE], FRAMES + 3
     call flush
+    mov dword ptr [DIRECTORY+4], TABLE + 7
+    call flush
     user "forbidden", 0, {mov dword ptr [TESTS+4], eax}
-    mov eax, dword ptr [TABLE]
-    show eax
-    newline
+    call tell
+    bits "nothing there", 0, {mov eax, dword ptr [TESTS]}
+    bits "write to nothing", 6, {mov dword ptr [TESTS], eax}
+    mov dword ptr [DIRECTORY+4], TABLE + 6
+    call flush
+    try "no table", {mov eax, dword ptr [TESTS]}
+    call tell
+    mov dword ptr [DIRECTORY+4], TABLE + 7
 
     say "a read, then a write: "
     mov dword ptr [TABLE], FRAMES + 7

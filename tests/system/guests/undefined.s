@@ -64,6 +64,7 @@ start:
     try "15 bytes", {long_prefix 14}
     try "16 bytes", {long_prefix 15}
     try "10 prefixes and 5 bytes", {long_seg 10}
+    try "11 prefixes and 5 bytes", {long_seg 11}
     user "UD2 at level 3", 0, {ud2}
     user "LOCK NOP at level 3", 0, {bytes2 0xf0, 0x90}
     jmp finish

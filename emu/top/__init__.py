@@ -1,0 +1,1 @@
+"""`vemu top`: what a running machine does at the moment."""
