@@ -46,7 +46,10 @@ bench: $(VENV)/ready ## Compare the engines, plain Unicorn and QEMU
 bench-linux: $(VENV)/ready ## Compare Linux's boot and work with QEMU (KERNEL=cloud, generic or 686)
 	$(BIN)/python -m benchmarks.linux --kernel $(KERNEL)
 
+costs: $(VENV)/ready ## Measure what single events cost, and put the tables into docs/COSTS.md
+	$(BIN)/python -m benchmarks.costs --clock cpu --repeats 5
+
 clean: ## Remove what the targets above made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache dist
 
-.PHONY: help venv run test lint guests linux verify bench bench-linux clean
+.PHONY: help venv run test lint guests linux verify bench bench-linux costs clean

@@ -170,7 +170,7 @@ def _nano(names: Sequence[str], kernel: Path | None, how: How) -> int:
     }
     notes: list[str] = []
     with _progress(None) as (told, _advance):
-        rows = nano.measure(events, platforms, how.repeats, told)
+        rows = nano.measure(events, platforms, how.repeats, how.timer, told)
         if _LINUX in wanted:
             image = kernel or _fetched_kernel()
             if image is None:

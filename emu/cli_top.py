@@ -30,7 +30,7 @@ from emu.report import is_terminal, print_ending
 from emu.top.live import FrameSink
 from emu.top.sample import Snapshot
 
-_SAMPLE: Final = 0.01  # seconds between two looks at the guest
+_SAMPLE: Final = 0.02  # seconds between two looks at the guest
 _INTERVALS: Final = click.FloatRange(0.1, 3600)
 _KEPT: Final = 4096  # bytes of the console
 

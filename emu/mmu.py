@@ -127,14 +127,12 @@ class ShadowMmu:
         while table is not None and table.gpa >= 0:
             slot = self._slot(table, linear)
             old, new = self._kept(table, slot), self._entry(table, slot)
-            if (old ^ new) & ~_ACCESSED_DIRTY or old & ~new:
+            if self._differs(old, new):
                 self._keep(table, slot, new)
                 self.tables.lose(table, (slot,))
                 break
             table = table.children.get(self._word(table, linear))
-        if self.tables.stale:
-            self._backend.flush_tlb()
-            self.tables.stale = False
+        self._flush_stale()
 
     def take_lost(self) -> set[CodeKey]:
         """The code pages that may be mapped elsewhere since the last call, in any address space."""
@@ -151,6 +149,21 @@ class ShadowMmu:
             return 0
         return self._entry(self.space.top, self._slot(self.space.top, linear)) & ~_ACCESSED_DIRTY
 
+    def _compare_below(self, table: Table) -> None:
+        """A table that is known comes to serve another table: what it was changed to meanwhile needed no flush.
+
+        A CPU remembers tables by the addresses they serve; for those it never saw this one (SDM vol. 3, 4.10.2).
+        """
+        if table.gpa >= 0 and (table.live or table.code):
+            self._compare(table)
+            for child in list(table.children.values()):
+                self._compare_below(child)
+
+    @staticmethod
+    def _differs(old: int, new: int) -> bool:
+        """True where an entry changed; that the CPU set A or D changes nothing."""
+        return bool((old ^ new) & ~_ACCESSED_DIRTY or old & ~new)
+
     def _compare(self, table: Table) -> None:
         """Void what came from entries that the guest changed; that the CPU set A or D changes nothing."""
         start = self._memory.ram_offset(table.gpa) + (table.gpa & 0xFFF)
@@ -164,7 +177,7 @@ class ShadowMmu:
             if now[chunk : chunk + _CHUNK] != kept[chunk : chunk + _CHUNK]:
                 for at in range(chunk, min(chunk + _CHUNK, len(kept)), width):
                     old, new = unpack(kept, at)[0], unpack(now, at)[0]
-                    if (old ^ new) & ~_ACCESSED_DIRTY or old & ~new:
+                    if self._differs(old, new):
                         changed.append(at // width)
         table.entries[:] = now
         self.tables.lose(table, changed)
@@ -299,6 +312,8 @@ class ShadowMmu:
         while True:
             slot = self._slot(table, linear)
             entry = self._entry(table, slot)
+            if self._differs(self._kept(table, slot), entry):
+                self.tables.lose(table, (slot,))
             self._keep(table, slot, entry)
             if table.shift == 12 or (entry & PTE_PS and table.shift != 39 and not small_only):
                 return table, slot
@@ -310,6 +325,8 @@ class ShadowMmu:
             word = self._word(table, linear)
             shift, role = (12, "") if table.shift in (21, 22) else (table.shift - 9, self._role(table, linear))
             child = self._table(gpa, shift, rights, role)
+            if table.children.get(word) is not child:
+                self._compare_below(child)
             if table.shift == 22:
                 word &= -2
                 self._refer(table, word + 1, child, 1)
@@ -355,10 +372,13 @@ class ShadowMmu:
         except TablesFull:
             self._drop_all()
             done = self._fill(linear, mapping, rights)
+        self._flush_stale()
+        return done
+
+    def _flush_stale(self) -> None:
         if self.tables.stale:
             self._backend.flush_tlb()
             self.tables.stale = False
-        return done
 
     def _fill(self, linear: int, mapping: paging.Mapping, rights: int) -> bool:
         if not self._width:
@@ -422,9 +442,7 @@ class ShadowMmu:
         self._guards[region] += 1 if watched else -1
         if watched:
             self.tables.guard(page)
-            if self.tables.stale:
-                self._backend.flush_tlb()
-                self.tables.stale = False
+            self._flush_stale()
 
     # -- code --------------------------------------------------------------------------------------------------
 
@@ -441,6 +459,7 @@ class ShadowMmu:
                 known = self._register(linear, key)
             if known:
                 self.space.code_pages[key] = page
+            self._flush_stale()
         return page
 
     def used_code_page(self, linear: int, user: bool) -> int:

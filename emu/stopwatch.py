@@ -23,9 +23,11 @@ class Stopwatch:
     look at the clock, say). `pulled`, `emulated` and `device` part a record's cost.
     """
 
-    def __init__(self, cpu: Cpu, guest_now: Callable[[], int], vectors: Mapping[str, int]) -> None:
-        """`guest_now` gives the guest's time in nanoseconds, `vectors` those of reasons that stand for one."""
-        self._cpu, self._guest_now, self._vectors = cpu, guest_now, vectors
+    def __init__(
+        self, cpu: Cpu, guest_now: Callable[[], int], vectors: Mapping[str, int], now: Callable[[], int] = monotonic_ns
+    ) -> None:
+        """`guest_now` gives the guest's time in nanoseconds, `now` the host's, `vectors` those of reasons."""
+        self._cpu, self._guest_now, self._vectors, self.now = cpu, guest_now, vectors, now
         self.sink: Callable[[ExitRecord], None] = _nowhere
         self._sequence = 0
         self._out = True  # the guest has not begun to run
@@ -38,7 +40,7 @@ class Stopwatch:
         self._begin()
 
     def _begin(self) -> None:
-        self._started = monotonic_ns()
+        self._started = self.now()
         self._pulled = self._emulated = self._device = 0
         self.reason, self._access, self._operand, self._size = "", "", NO_OPERAND, 0
 
@@ -93,12 +95,12 @@ class Stopwatch:
 
     def pulled(self) -> None:
         """The guest's state is at hand: what follows is the emulation."""
-        self._pulled = monotonic_ns()
+        self._pulled = self.now()
 
     def emulated(self) -> None:
         """The emulation is complete: what follows brings the guest back. The first call counts."""
         if not self._emulated:
-            self._emulated = monotonic_ns()
+            self._emulated = self.now()
 
     def device(self, ns: int) -> None:
         """A device worked for `ns`."""
@@ -113,7 +115,7 @@ class Stopwatch:
 
     def _end(self) -> int:
         """Make the record; returns the host's time."""
-        end, started = monotonic_ns(), self._started
+        end, started = self.now(), self._started
         if not self.reason:
             self.unnoted_ns += end - started
             return end
@@ -153,19 +155,19 @@ class TimedBus(Bus):
     def read(self, address: int, size: int) -> int:
         if self.watch is None:
             return super().read(address, size)
-        started = monotonic_ns()
+        started = self.watch.now()
         self.watch.operand(address, "r", size)
         value = super().read(address, size)
-        self.watch.device(monotonic_ns() - started)
+        self.watch.device(self.watch.now() - started)
         return value
 
     def write(self, address: int, size: int, value: int) -> None:
         if self.watch is None:
             return super().write(address, size, value)
-        started = monotonic_ns()
+        started = self.watch.now()
         self.watch.operand(address, "w", size)
         super().write(address, size, value)
-        self.watch.device(monotonic_ns() - started)
+        self.watch.device(self.watch.now() - started)
         return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import monotonic_ns
 from typing import Any
 
 from emu.backends.timed import TimedUnicornBackend
@@ -25,10 +26,12 @@ _VECTORS = {f"exception {name}": vector for vector, name in EXCEPTION_NAMES.item
 class TracedMachine(Machine):
     """A `Machine` whose exits go to what `exits_to` names, each when it is over.
 
-    What its counters count is what it records: each count is one record.
+    What its counters count is what it records: each count is one record. `now` is the clock of what they cost, in
+    nanoseconds.
     """
 
-    def __init__(self, config: MachineConfig, **options: Any) -> None:
+    def __init__(self, config: MachineConfig, *, now: Callable[[], int] = monotonic_ns, **options: Any) -> None:
+        self._now = now
         super().__init__(config, **options)
         self._monitor.exits = NotedCounter(self._stopwatch)
         if config.engine == "interpret":
@@ -44,7 +47,7 @@ class TracedMachine(Machine):
         return TimedBus(name)
 
     def _build_engine(self, observe: Callable[[Block], None] | None) -> Engine:
-        self._stopwatch = Stopwatch(self.state, lambda: self.clock.now(), _VECTORS)
+        self._stopwatch = Stopwatch(self.state, lambda: self.clock.now(), _VECTORS, self._now)
         return super()._build_engine(observe)
 
     def _interpreting(self) -> Engine:
@@ -53,7 +56,9 @@ class TracedMachine(Machine):
     def _translating(self, exact: bool, observe: Callable[[Block], None] | None) -> Engine:
         backend = TimedUnicornBackend(self._stopwatch, self.memory)
         self.state.native = backend.native
-        return TracedTranslateEngine(self._stopwatch, self.state, self.memory, backend, exact=exact, observe=observe)
+        return TracedTranslateEngine(
+            self._stopwatch, self.state, self.memory, backend, exact=exact, observe=observe, store=self._store()
+        )
 
     def _acknowledge(self) -> int:
         self._stopwatch.vector = super()._acknowledge()

@@ -28,8 +28,8 @@ _CONSOLE, _NULL, _TTYS0 = (5, 1), (1, 3), (4, 64)  # device numbers (Documentati
 _BUSYBOX: Final = "bin/busybox"
 
 # The kernel's messages below errors go before the first line is printed: one of them in its midst would split it.
-_INIT: Final = f"""#!/bin/sh
-export PATH=/bin HOME=/root TERM="${{TERM:-vt102}}"
+_INIT: Final = """#!/bin/sh
+export PATH=/bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
@@ -38,6 +38,12 @@ for module in /modules/*; do
 done
 hostname vemu
 dmesg -n 4
+exec init
+"""
+# busybox's init, since `poweroff`, `reboot` and `halt` ask process 1 to do it
+_INITTAB: Final = "::once:/etc/session\n"
+_SESSION: Final = f"""#!/bin/sh
+export PATH=/bin HOME=/root TERM="${{TERM:-vt102}}"
 cd /root
 echo {READY}
 if [ -f /script ]; then
@@ -61,7 +67,7 @@ class Module:
 def initramfs(
     busybox: bytes, applets: Iterable[str], modules: Sequence[Module] = (), script: bytes | None = None
 ) -> bytes:
-    """A cpio archive whose /init loads `modules` in order, prints READY and starts a shell on the console.
+    """A cpio archive that loads `modules` in order, prints READY and starts a shell on the console.
 
     With `script`, an executable file's content, that is run instead, and the machine switched off behind it.
     """
@@ -79,6 +85,8 @@ def initramfs(
         archive.file(f"modules/{number:03}-{module.name}.ko", module.data)
     if script is not None:
         archive.file("script", script, 0o755)
+    archive.file("etc/inittab", _INITTAB.encode())
+    archive.file("etc/session", _SESSION.encode(), 0o755)
     archive.file("init", _INIT.encode(), 0o755)
     return archive.data()
 

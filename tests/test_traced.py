@@ -83,3 +83,18 @@ def test_memtest() -> None:
     assert len(run.records) > 100
     cost = sum(record.cost_ns for record in run.records) / 1e9
     assert run.inside + cost + run.unnoted == pytest.approx(run.result.stats.seconds, rel=0.05)
+
+
+def test_memtest_on_the_serial_line() -> None:
+    image = package_file("/boot/memtest86+x64.bin", "memtest86+")
+    config = MachineConfig(image, memory=32 * MIB, append="console=ttyS0,115200", max_instructions=12_000_000)
+    run = Run("", config=config)
+    assert Counter(record.reason for record in run.records) == run.result.stats.exits
+    assert b"Memtest86+" in run.console
+    # each byte is one port write; the first one to that port is the divisor's low half, between two writes to LCR
+    ports = [record.operand for record in run.records if record.access == "w" and THR <= record.operand <= THR + 3]
+    divisors = ports[: ports.index(THR + 1) + 1].count(THR)
+    assert divisors == 1
+    assert ports.count(THR) - divisors == len(run.console) > 1000
+    cost = sum(record.cost_ns for record in run.records) / 1e9
+    assert run.inside + cost + run.unnoted == pytest.approx(run.result.stats.seconds, rel=0.05)

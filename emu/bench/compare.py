@@ -9,7 +9,7 @@ from typing import Final
 from emu.bench import rivals
 from emu.bench.console import ELAPSED, NotMeasured, Timer
 from emu.bench.figures import Figure, geometric_mean, ratio
-from emu.bench.rivals import Rival, Subject, bundled
+from emu.bench.rivals import Rival, Run, Subject, bundled
 from guests import catalogue
 
 TRANSLATE: Final = "translate"
@@ -79,7 +79,7 @@ def compare(
     """
     row = Row(subject.name)
     seconds: dict[str, list[tuple[float, int | None]]] = {}
-    console: str | None = None
+    model: Run | None = None
     for number in range(warm_up + repeats):
         for name, rival in field_.items():
             if name in row.missing:
@@ -94,9 +94,16 @@ def compare(
                 row.missing[name] = str(why)
                 continue
             if name == TRANSLATE:
-                row.instructions, console = run.instructions or 0, run.console
-            elif name != "interpret" and subject.scale is not None and run.console != console:
-                raise RuntimeError(f"{subject.name}: {console!r} under vemu, {run.console!r} under {TITLES[name]}")
+                row.instructions, model = run.instructions or 0, run
+            elif model is not None and None not in (run.status, model.status) and run.status != model.status:
+                row.missing[name] = f"the guest ended with {run.status} there, and with {model.status} under vemu"
+                continue
+            elif (
+                model is not None and name != "interpret" and subject.scale is not None and run.console != model.console
+            ):
+                raise RuntimeError(
+                    f"{subject.name}: {model.console!r} under vemu, {run.console!r} under {TITLES[name]}"
+                )
             if number >= warm_up:
                 seconds.setdefault(name, []).append((run.seconds, run.instructions))
     for name, found in seconds.items():

@@ -33,6 +33,10 @@ class Timer:
         """Seconds, of this process."""
         return time.process_time() if self.cpu else time.perf_counter()
 
+    def now_ns(self) -> int:
+        """Nanoseconds, of this thread."""
+        return time.thread_time_ns() if self.cpu else time.monotonic_ns()
+
     def of_process(self, pid: int) -> float:
         """Seconds, of a process that was started and not yet waited for."""
         if not self.cpu:

@@ -30,6 +30,7 @@ _FIRST: Final = 200  # rounds of the first try
 _MOST: Final = 1 << 28
 _TIMEOUT: Final = 120.0
 _COUNTED: Final = 2000  # rounds of which the exits are counted
+_WARM: Final = 16  # and rounds that a guest makes before (guests/nano.inc)
 _OFTEN: Final = 0.05  # exits of a reason a round, from which it belongs to the event
 
 
@@ -185,7 +186,7 @@ def cost_ns(loops: Loops, events: int) -> float:
 
 
 def measure(
-    events: Iterable[Event], platforms: Mapping[str, Platform], repeats: int,
+    events: Iterable[Event], platforms: Mapping[str, Platform], repeats: int, timer: Timer,
     told: Callable[[str], None] | None = None,
 ) -> list[NanoRow]:  # fmt: skip
     """Every event on every platform, `repeats` runs each, the platforms in turn; `told` hears what is about to run."""
@@ -210,19 +211,24 @@ def measure(
                 except NotMeasured as why:
                     row.missing[name] = str(why)
         row.ns = {name: Figure(tuple(found)) for name, found in samples.items()}
-        row.exits = exits_of(event)
+        row.exits = exits_of(event, timer)
         rows.append(row)
     return rows
 
 
-def exits_of(event: Event) -> list[ExitShare]:
+def exits_of(event: Event, timer: Timer) -> list[ExitShare]:
     """The exits that the event takes under `translate`, counted in a traced run, the costliest first."""
     aggregate = Aggregate()
     recorder = Recorder(Pipeline([aggregate]))
-    with TracedMachine(bundled(event.guest, _COUNTED).config) as machine:
+    with TracedMachine(bundled(event.guest, _COUNTED).config, now=timer.now_ns) as machine:
         machine.exits_to(recorder.record)
         machine.run()
     recorder.flush()
+    return shares_of(aggregate, (_COUNTED + _WARM) * event.each)
+
+
+def shares_of(aggregate: Aggregate, events: int) -> list[ExitShare]:
+    """What so many events have to do with all these exits, but for those of a rare kind."""
     groups = aggregate.groups("reason", Names())
-    shares = [ExitShare(group.label, group.stat.count / _COUNTED / event.each, group.stat) for group in groups]
+    shares = [ExitShare(group.label, group.stat.count / events, group.stat) for group in groups]
     return [share for share in shares if share.per_event >= _OFTEN]

@@ -16,12 +16,16 @@ from typing import Final
 from emu.bench import nano
 from emu.bench.console import ELAPSED, Lines, NotMeasured, Timer, run_process
 from emu.bench.figures import Figure
-from emu.bench.nano import BARE, QEMU, TRANSLATE, Event, Loops, NanoRow, Platform
+from emu.bench.nano import BARE, QEMU, TRANSLATE, Event, ExitShare, Loops, NanoRow, Platform
 from emu.bench.rivals import Subject, qemu_command
 from emu.config import MachineConfig
 from emu.exits import EndReason
 from emu.machine import Machine
 from emu.memory import MIB
+from emu.trace.aggregate import Aggregate
+from emu.trace.pipeline import Pipeline, Recorder
+from emu.trace.record import Batch, ExitRecord
+from emu.traced import TracedMachine
 from guests import linux_programs
 from guests.cpio import Archive
 
@@ -89,14 +93,14 @@ class LinuxTest:
 
 
 LINUX_TESTS: Final = (
-    LinuxTest("Linux: syscall", "syscall", "a system call that the kernel refuses"),
-    LinuxTest("Linux: divzero", "divzero", "division by zero, a signal and its handler"),
-    LinuxTest("Linux: pgfault", "pgfault", "page fault, a signal and its handler"),
+    LinuxTest("Linux syscall", "syscall", "a system call that the kernel refuses"),
+    LinuxTest("Linux divzero", "divzero", "division by zero, a signal and its handler"),
+    LinuxTest("Linux pgfault", "pgfault", "page fault, a signal and its handler"),
     LinuxTest(
-        "Linux: fork+wait", "fork", "a process made, ended and waited for",
+        "Linux fork+wait", "fork", "a process made, ended and waited for",
         ("native", "6.1 x native", "17.7 x native"),
     ),
-    LinuxTest("Linux: switch", "switch", "one switch of processes, less the pipes that make it"),
+    LinuxTest("Linux switch", "switch", "one switch of processes, less the pipes that make it"),
 )  # fmt: skip
 
 
@@ -142,6 +146,50 @@ def boot_qemu(subject: Subject, lines: Lines, timer: Timer) -> None:
         raise NotMeasured(f"Linux under QEMU ended with {done.status}; its console: {lines.tail()!r}")
 
 
+class ExitsBetween:
+    """Sums up the exits between the marks `empty` and `event` of each test."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Aggregate] = {}
+        self._current: Aggregate | None = None
+        self._recorder = Recorder(Pipeline([self]))
+        self._seen = 0  # lines
+
+    def add(self, batch: Batch) -> None:
+        """Exits in order."""
+        if self._current is not None:
+            self._current.add(batch)
+
+    def record(self, record: ExitRecord) -> None:
+        self._recorder.record(record)
+
+    def console(self, lines: Lines) -> None:
+        """The console has these lines now."""
+        for _, text in lines.ends[self._seen :]:
+            self._recorder.flush()
+            mark, _, test = text.partition(" ")
+            self._current = self.sums.setdefault(test, Aggregate()) if mark == "empty" and test in TESTS else None
+        self._seen = len(lines.ends)
+
+
+def linux_exits(config: MachineConfig, timer: Timer) -> dict[str, list[ExitShare]]:
+    """The exits that an event of each test takes under `translate`, counted in one more boot. Raises NotMeasured."""
+    between = ExitsBetween()
+
+    def boot(subject: Subject, lines: Lines, timer: Timer) -> None:
+        def both(data: bytes) -> None:
+            lines.write(data)
+            between.console(lines)
+
+        config = dataclasses.replace(subject.config, timeout=_TIMEOUT)
+        with TracedMachine(config, now=timer.now_ns, console=both) as machine:
+            machine.exits_to(between.record)
+            machine.run()
+
+    in_linux(config, boot, _ROUNDS, 1, timer)
+    return {test: nano.shares_of(between.sums[test], rounds) for test, rounds in _ROUNDS.items()}
+
+
 def measure_linux(
     kernel: Path, repeats: int, timer: Timer, told: Callable[[str], None] | None = None
 ) -> list[NanoRow]:  # fmt: skip
@@ -173,4 +221,10 @@ def measure_linux(
             # the first pass warms everything up and does not count
             costs = tuple(nano.cost_ns(loops, rounds[test.test]) for loops in found[test.test][1:])
             row.ns[name] = Figure(costs)
+    if TRANSLATE in rows[0].ns:
+        if told is not None:
+            told("Linux: the exits")
+        exits = linux_exits(config, timer)
+        for row, test in zip(rows, LINUX_TESTS, strict=True):
+            row.exits = exits[test.test]
     return rows

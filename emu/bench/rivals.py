@@ -46,11 +46,15 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run: seconds of the guest's own work, its instructions where they are counted, and the console."""
+    """One run: seconds of the guest's own work, its instructions where they are counted, and the console.
+
+    `status` is what the guest ended with; None where something else ended it.
+    """
 
     seconds: float
     instructions: int | None
     console: str
+    status: int | None = None
 
 
 Rival = Callable[[Subject, Timer], Run]  # raises NotMeasured
@@ -92,7 +96,8 @@ def _vemu(subject: Subject, timer: Timer, engine: str, limit: int | None) -> Run
     cut = ending.reason is EndReason.INSTRUCTIONS and config.max_instructions is not None
     if ending.reason in _INCOMPLETE or (subject.config.expect and not cut and ending.reason is not EndReason.EXPECTED):
         raise NotMeasured(f"{engine}: {ending.detail.partition(chr(10))[0]}")
-    return Run(seconds, result.stats.instructions, console.decode("utf-8", "replace"))
+    status = None if cut or subject.config.expect else ending.code
+    return Run(seconds, result.stats.instructions, console.decode("utf-8", "replace"), status)
 
 
 def unicorn(subject: Subject, timer: Timer) -> Run:
@@ -100,6 +105,8 @@ def unicorn(subject: Subject, timer: Timer) -> Run:
     config = subject.config
     if config.format != "flat" or config.mode is None or not isinstance(config.guest, bytes):
         raise NotMeasured("plain Unicorn is given flat 32- and 64-bit guests only: it has no devices and no loader")
+    if config.expect:
+        raise NotMeasured("plain Unicorn watches no console")
     try:
         seconds, console = run_flat(config.guest, config.mode, config.org or 0, subject.timeout, timer.now)
     except FlatFailed as error:
@@ -116,17 +123,18 @@ class Qemu:
     def __call__(self, subject: Subject, timer: Timer) -> Run:
         small = subject.guest.small_scale if subject.guest is not None and subject.scale is not None else None
         if small is not None:
-            idle, _ = self._whole(bundled(subject.name, small), timer)
+            idle = self._whole(bundled(subject.name, small), timer).seconds
         else:
             if self._idle < 0:
-                self._idle, _ = self._whole(bundled("hello64"), timer)
+                self._idle = self._whole(bundled("hello64"), timer).seconds
             idle = self._idle
-        whole, console = self._whole(subject, timer)
-        if whole - idle < _SHORTEST * idle:
-            raise NotMeasured(f"QEMU was done in {whole:.2f} s, and takes {idle:.2f} s to do next to nothing")
-        return Run(whole - idle, None, console)
+        whole = self._whole(subject, timer)
+        own = whole.seconds - idle
+        if own < _SHORTEST * idle:
+            raise NotMeasured(f"QEMU was done in {whole.seconds:.2f} s, and takes {idle:.2f} s to do next to nothing")
+        return dataclasses.replace(whole, seconds=own)
 
-    def _whole(self, subject: Subject, timer: Timer) -> tuple[float, str]:
+    def _whole(self, subject: Subject, timer: Timer) -> Run:
         with tempfile.TemporaryDirectory() as folder:
             lines = Lines()
             command = qemu_command(subject, Path(folder))
@@ -136,7 +144,7 @@ class Qemu:
             )
         if expected and done.status is not None:
             raise NotMeasured(f"QEMU ended with {done.status} and never showed {subject.config.expect!r}")
-        return done.seconds, lines.text.decode("utf-8", "replace")
+        return Run(done.seconds, None, lines.text.decode("utf-8", "replace"), done.status)
 
 
 def qemu_command(subject: Subject, folder: Path) -> list[str]:

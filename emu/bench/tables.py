@@ -8,10 +8,11 @@ from typing import Final, TextIO
 
 from emu.bench.compare import NAMES, TITLES, TRANSLATE, Comparison
 from emu.bench.figures import Figure
-from emu.bench.nano import BARE, PLATFORMS, UNLIKE, NanoRow
+from emu.bench.nano import BARE, PLATFORMS, UNLIKE, ExitShare, NanoRow
 from emu.report import is_terminal, print_table
 
 _NONE: Final = "-"
+_NOTABLE: Final = 0.03  # of the cost of an event's exits: what is less has no row
 _PAPER: Final = ("paper native", "paper BT", "paper VT-x")
 
 
@@ -42,17 +43,16 @@ def comparison_reports(comparison: Comparison, how: str) -> list[Report]:
     if len(rows) > 1:
         means = (_ratio(comparison.mean(name)) for name in others)
         rows.append(("geometric mean", *("" for _ in named), *means))
-    notes = [f"{row.guest}: {why}" for row in comparison.rows for why in row.missing.values()]
-    return [Report(f"million guest instructions a second: {how}", header, rows, _distinct(notes))]
+    notes = _distinct((row.guest, why) for row in comparison.rows for why in row.missing.values())
+    return [Report(f"million guest instructions a second: {how}", header, rows, notes)]
 
 
 def nano_reports(rows: Sequence[NanoRow], cycles: float | None, how: str) -> list[Report]:
     """Nanoseconds, cycles beside the paper's, and the exits that each event takes; `cycles` a nanosecond, if known."""
     shown = [name for name in PLATFORMS if any(name in row.ns or name in row.missing for row in rows)]
-    notes = [
-        f"{BARE}, {name}: {why}" for name, why in UNLIKE.items() if any(name == r.name and BARE in r.ns for r in rows)
-    ]
-    notes += _distinct(f"{row.name}, {name}: {why}" for row in rows for name, why in row.missing.items())
+    known = {row.name for row in rows if BARE in row.ns}
+    notes = _distinct((f"{name} on the {BARE}", why) for name, why in UNLIKE.items() if name in known)
+    notes += _distinct((f"{row.name} on {name}", why) for row in rows for name, why in row.missing.items())
     found = [
         Report(
             f"nanoseconds an event: {how}", ("event", *shown),
@@ -63,19 +63,26 @@ def nano_reports(rows: Sequence[NanoRow], cycles: float | None, how: str) -> lis
         lines = [(row.name, *(_cycles(row.ns.get(name), cycles) for name in shown), *row.paper) for row in rows]
         about = f"{cycles:.2f} cycles of the time-stamp counter a nanosecond; the paper's are a 3.8 GHz Pentium 4's"
         found.append(Report("cycles an event, and the paper's", ("event", *shown, *_PAPER), lines, [about]))
-    shares = [
-        (
-            row.name, share.exit, f"{share.per_event:.2f}", _us(share.stat.mean), *map(_us, share.parts.values()),
-        )
-        for row in rows for share in row.exits or ()
-    ]  # fmt: skip
+    shares = [_share_row(row.name, share) for row in rows for share in _notable(row.exits or [])]
     if shares:
         header = ("event", "exit", "an event", "us", "leave", "emulate", "device", "resume")
         without = [row.name for row in rows if row.exits == []]
         notes = [f"no exit at all: {', '.join(without)}"] if without else []
+        if any(len(_notable(row.exits or [])) < len(row.exits or []) for row in rows):
+            notes.append(f"left out: exits that are less than {_NOTABLE:.0%} of what an event's exits cost together")
         title = f"the exits of each event under {TRANSLATE}, and their mean cost under a trace"
         found.append(Report(title, header, shares, notes, left=2))
     return found
+
+
+def _notable(shares: Sequence[ExitShare]) -> list[ExitShare]:
+    total = sum(share.stat.total for share in shares)
+    return [share for share in shares if share.stat.total >= _NOTABLE * total]
+
+
+def _share_row(event: str, share: ExitShare) -> tuple[str, ...]:
+    figures = (share.stat.mean, *share.parts.values())
+    return event, share.exit, f"{share.per_event:.1f}", *map(_us, figures)
 
 
 def print_reports(reports: Iterable[Report], stream: TextIO) -> None:
@@ -101,13 +108,12 @@ def as_markdown(reports: Iterable[Report]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _distinct(notes: Iterable[str]) -> list[str]:
-    """Without repetitions of what lies behind the first colon: those name what they are about together."""
+def _distinct(notes: Iterable[tuple[str, str]]) -> list[str]:
+    """Sentences of what they are about and what they say, those that say the same as one."""
     about: dict[str, list[str]] = {}
-    for note in notes:
-        what, _, why = note.partition(": ")
+    for what, why in notes:
         about.setdefault(why, []).append(what)
-    return [f"{'; '.join(dict.fromkeys(what))}: {why}" for why, what in about.items()]
+    return [f"{', '.join(dict.fromkeys(what))}: {why}" for why, what in about.items()]
 
 
 def _figure(figure: Figure | None) -> str:

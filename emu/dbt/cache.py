@@ -17,6 +17,8 @@ PAGE_SHIFT = 12
 CodeKey = tuple[int, bool]  # linear page number, user
 _MOST_SALTS = (1 << 14) - 1
 _JUMP = 5  # bytes of a jump with a 32-bit displacement
+_FEW_WRITES = 2  # to a page of code, after which it is put to sleep ...
+_MANY_WRITES = 1 << 12  # ... and at most so many, where that came too early again and again
 
 
 @dataclass(slots=True)
@@ -75,13 +77,24 @@ class CodeCache:
 
     When the memory or the jump tables are used up everything is dropped at once, so the cache never grows.
     `watch(page)` and `unwatch(page)` are called as guest-physical pages begin and cease to hold translated code.
+
+    A page that is written to again and again goes to sleep: none of its blocks can be reached, so that writes to it
+    need no trace, until `wake` compares its bytes (`page_bytes` gives them) and drops the blocks made from others.
     """
 
     def __init__(
-        self, backend: Backend, watch: Callable[[int], None], unwatch: Callable[[int], None], limit: int | None = None
+        self,
+        backend: Backend,
+        watch: Callable[[int], None],
+        unwatch: Callable[[int], None],
+        limit: int | None = None,
+        page_bytes: Callable[[int], bytes] | None = None,
     ) -> None:
         self._backend = backend
-        self._watch, self._unwatch = watch, unwatch
+        self._watch, self._unwatch, self._page_bytes = watch, unwatch, page_bytes
+        self.asleep: dict[int, tuple[list[Block], bytes]] = {}  # page -> its blocks, and its bytes when they were right
+        self._writes: dict[int, int] = {}  # to a page of code since it was woken
+        self._patience: dict[int, int] = {}  # how many of them put a page to sleep that was woken before
         self._limit = min(limit or backend.layout.code_size, backend.layout.code_size)
         self._next = backend.layout.code_start
         self._blocks: dict[tuple[BlockMode, int, int], Block] = {}  # mode, linear, physical address of the first byte
@@ -204,7 +217,7 @@ class CodeCache:
         if isinstance(target, Block):
             target.incoming.discard(behind)
             site.linked = None
-            if block.valid:
+            if block.valid or block.spans[0][0] >> PAGE_SHIFT in self.asleep:
                 self._backend.patch(site.patch_at, struct.pack("<i", site.stub - (site.patch_at + 4)))
             self.counters.unlinks += 1
 
@@ -219,7 +232,7 @@ class CodeCache:
     def taken(self, block: Block) -> bool:
         """True where another block has the place in the jump table that `publish` would give this one."""
         table = self._tables.get(block.mode)
-        return table is not None and table.taken(block.pc)
+        return table is not None and table.taken(block.pc + self.salt(block.mode))
 
     def forget_user_targets(self) -> None:
         """Empty the jump tables of user code."""
@@ -231,6 +244,9 @@ class CodeCache:
         """Take a block out of the reach of other blocks; it stays findable."""
         for behind in list(block.incoming):
             self.unlink(behind)
+        self._take_from_table(block)
+
+    def _take_from_table(self, block: Block) -> None:
         table = self._tables.get(block.mode)
         if table is not None:
             table.drop(block.pc + self.salt(block.mode))
@@ -249,9 +265,7 @@ class CodeCache:
         block.valid = False
         if block.above is not None and block.above.valid:
             self._part(block.above, block)
-        key = (block.mode, block.linear, block.spans[0][0])
-        if self._blocks.get(key) is block:
-            del self._blocks[key]
+        self._unlist(block)
         for start, _ in block.spans:
             page = start >> PAGE_SHIFT
             holders = self._pages.get(page)
@@ -261,6 +275,12 @@ class CodeCache:
                     del self._pages[page], self._bytes[page]
                     self._unwatch(page)
         self.counters.invalidated += 1
+
+    def _unlist(self, block: Block) -> None:
+        """Have a block found no more; a stored translation may have brought another one of the same address."""
+        key = (block.mode, block.linear, block.spans[0][0])
+        if self._blocks.get(key) is block:
+            del self._blocks[key]
 
     def _part(self, above: Block, block: Block) -> None:
         """Turn the entry of a dropped block into an exit of the block that falls into it."""
@@ -280,14 +300,70 @@ class CodeCache:
         dropped = 0
         for page in range(physical >> PAGE_SHIFT, (physical + size - 1 >> PAGE_SHIFT) + 1):
             used = self._bytes.get(page)
+            if used is None:
+                continue
+            writes = self._writes[page] = self._writes.get(page, 0) + 1
             base = page << PAGE_SHIFT
-            if used is None or used.find(1, max(physical - base, 0), physical + size - base) < 0:
-                continue  # data that shares a page with code
-            for block in list(self._pages.get(page, ())):
-                if any(start < physical + size and physical < end for start, end in block.spans):
-                    self.invalidate(block)
-                    dropped += 1
+            if used.find(1, max(physical - base, 0), physical + size - base) >= 0:  # else data beside code
+                dropped += self._drop(page, physical, physical + size)
+            if writes >= self._patience.get(page, _FEW_WRITES) and page in self._pages and self._page_bytes is not None:
+                self._put_to_sleep(page, self._page_bytes(page))
         return dropped
+
+    def _drop(self, page: int, low: int, high: int) -> int:
+        """Drop the blocks of a page that were made from bytes of [low, high); returns how many."""
+        dropped = 0
+        for block in list(self._pages.get(page, ())):
+            if any(start < high and low < end for start, end in block.spans):
+                self.invalidate(block)
+                dropped += 1
+        return dropped
+
+    # -- pages that are written to often -----------------------------------------------------------------------
+
+    def _put_to_sleep(self, page: int, content: bytes) -> None:
+        """Make the blocks of a page unreachable from elsewhere; the page then needs no trace of writes."""
+        for block in [block for block in self._pages[page] if len(block.spans) > 1]:
+            self.invalidate(block)
+        blocks = list(self._pages.get(page, ()))
+        if not blocks:
+            return
+        for block in blocks:
+            for behind in list(block.incoming):
+                if self.sites[behind][0].spans[0][0] >> PAGE_SHIFT != page:
+                    self.unlink(behind)
+            self._take_from_table(block)
+            self._unlist(block)
+            block.valid = False
+        self.asleep[page] = (blocks, content)
+        del self._pages[page], self._bytes[page]
+        self._unwatch(page)
+
+    def wake(self, page: int) -> None:
+        """Code of a page that sleeps is to run: bring back those of its blocks whose bytes are still the same."""
+        blocks, then = self.asleep.pop(page)
+        self._writes[page] = 0
+        self._patience[page] = min(self._patience.get(page, _FEW_WRITES) * 2, _MANY_WRITES)
+        holders = self._pages.get(page)
+        if holders is None:
+            holders = self._pages[page] = set()
+            self._bytes[page] = bytearray(1 << PAGE_SHIFT)
+            self._watch(page)
+        used, base = self._bytes[page], page << PAGE_SHIFT
+        assert self._page_bytes is not None
+        now = self._page_bytes(page)
+        changed = []
+        for block in blocks:
+            block.valid = True
+            holders.add(block)
+            start, end = block.spans[0]
+            used[start - base : end - base] = b"\1" * (end - start)
+            if self._blocks.setdefault((block.mode, block.linear, start), block) is not block:
+                changed.append(block)  # it was made anew meanwhile
+            elif now[start - base : end - base] != then[start - base : end - base]:
+                changed.append(block)
+        for block in changed:
+            self.invalidate(block)
 
     def flush(self) -> None:
         """Drop everything."""
@@ -312,6 +388,9 @@ class CodeCache:
         self._by_order.clear()
         self._pages.clear()
         self._bytes.clear()
+        self.asleep.clear()
+        self._writes.clear()
+        self._patience.clear()
         self.sites.clear()
         self.counters.flushes += 1
 

@@ -175,7 +175,7 @@ class Translator:
         linear = found.pc if mode.mode == 64 else mode.cs_base + found.pc & 0xFFFFFFFF
         page = self._known_page(linear, mode.user)
         offset = self._memory.ram_offset(page << 12) if page >= 0 else -1
-        if offset < 0:
+        if offset < 0 or page in self._cache.asleep:
             return []
         offset += linear & 0xFFF
         physical = page << 12 | linear & 0xFFF

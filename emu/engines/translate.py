@@ -80,7 +80,7 @@ class TranslateEngine:
         self._interpreter = Interpreter(cpu)
         memory.on_watch_change.append(cpu.page_watched)
         memory.on_watched_write = self._written
-        self.cache = CodeCache(backend, memory.watch, memory.unwatch, cache_limit)
+        self.cache = CodeCache(backend, memory.watch, memory.unwatch, cache_limit, self._page_bytes)
         self._reach = Reach(self.cache)
         self._mmu = ShadowMmu(cpu, memory, backend, self._move_window)
         self._modes = Modes(exact)
@@ -321,7 +321,11 @@ class TranslateEngine:
             try:
                 if self._mmu.resolve(linear, bool(trap.error & 2), block_hit.mode.user):
                     self._counters.exits["hidden page fault"] += 1
-                    return trap.pc
+                    if block_hit.valid:
+                        return trap.pc
+                    self._pull(block_hit, index, trap.pc)  # setting an A or D bit dropped the block
+                    self._settle(block_hit, index)
+                    return self._go_on()
             except GuestFault:
                 pass  # the interpreter raises it again, with the state in place
         self._pull(block_hit, index, trap.pc, True)
@@ -582,6 +586,8 @@ class TranslateEngine:
         physical = self._mmu.code_page(linear, mode.user) << 12 | linear & 0xFFF
         if self._memory.ram_offset(physical) < 0:
             return None
+        if physical >> 12 in self.cache.asleep:
+            self.cache.wake(physical >> 12)
         block = self.cache.find(mode, linear, physical)
         if block is not None and len(block.spans) > 1 and not self._second_page_same(block):
             self.cache.invalidate(block)
@@ -593,6 +599,9 @@ class TranslateEngine:
             block = self._translator.translate(mode, pc, linear, physical, self._rest_of_insn)
             self._counters.translation_seconds += time.perf_counter() - started
         return block
+
+    def _page_bytes(self, page: int) -> bytes:
+        return self._memory.read_bytes(page << 12, 0x1000)
 
     def _second_page_same(self, block: Block) -> bool:
         linear = (block.linear | 0xFFF) + 1

@@ -52,6 +52,13 @@ def test_rivals_that_print_something_else_did_something_else() -> None:
         compare(bundled("fib", SMALL), field, 1, 0)
 
 
+def test_a_rival_under_which_the_guest_fails_is_left_out() -> None:
+    field = {"translate": rival(Run(1.0, 1, "a", 33)), "qemu": rival(Run(1.0, None, "a", 1))}
+    row = compare(bundled("hello64"), field, 1, 0)
+    assert row.missing == {"qemu": "the guest ended with 1 there, and with 33 under vemu"}
+    assert set(row.rates) == {"translate"}
+
+
 def test_who_cannot_run_it_is_left_out_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(qemu, "available", lambda: False)
     row = compare(bundled("bootbios"), field_of(("unicorn", "qemu")), 1, 0)
@@ -85,9 +92,10 @@ def test_qemu_counts_the_guests_own_time(monkeypatch: pytest.MonkeyPatch, judge:
     run = rivals.Qemu()(bundled("fib", fib.scale.bench), ELAPSED)
     assert "fib" in run.console
     assert run.seconds > 0
+    monkeypatch.setattr(rivals, "_SHORTEST", 1e9)
     with pytest.raises(NotMeasured, match="to do next to nothing"):
         rivals.Qemu()(bundled("hello32"), ELAPSED)
-    monkeypatch.setattr(rivals, "_SHORTEST", -1)
+    monkeypatch.setattr(rivals, "_SHORTEST", -1e9)
     assert rivals.Qemu()(bundled("hello32"), ELAPSED).console == catalogue()["hello32"].expect
 
 

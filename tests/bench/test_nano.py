@@ -25,6 +25,7 @@ from emu.bench.nano import (
     rounds_for,
 )
 from emu.trace.reasons import EXITS
+from emu.trace.record import ExitRecord
 from guests import catalogue, linux_programs
 
 BY_NAME = {event.name: event for event in EVENTS}
@@ -85,7 +86,7 @@ def test_events_and_guests_belong_together() -> None:
 
 @pytest.mark.parametrize("name", BY_NAME)
 def test_an_event_takes_the_exits_that_belong_to_it(name: str) -> None:
-    shares = {share.exit: share for share in exits_of(BY_NAME[name])}
+    shares = {share.exit: share for share in exits_of(BY_NAME[name], ELAPSED)}
     assert shares.keys() == TAKEN[name]
     for share in shares.values():
         assert share.per_event == pytest.approx(1, abs=0.05)
@@ -117,7 +118,7 @@ def test_rows_have_figures_and_reasons() -> None:
         raise NotMeasured("no such thing")
 
     told: list[str] = []
-    (row,) = measure([BY_NAME["call/ret"]], {"steady": steady, "never": never}, 2, told.append)
+    (row,) = measure([BY_NAME["call/ret"]], {"steady": steady, "never": never}, 2, ELAPSED, told.append)
     assert row.ns["steady"].samples == pytest.approx((25.0, 25.0))  # of one event out of eight a round
     assert row.missing == {"never": "no such thing"}
     assert told == ["call/ret: steady", "call/ret: never", "call/ret: steady", "call/ret: steady"]
@@ -177,6 +178,7 @@ def test_linux_rows_without_a_boot(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         raise NotMeasured("no boot")
 
     monkeypatch.setattr(native, "boot_vemu", boot)
+    monkeypatch.setattr(native, "linux_exits", lambda *_: {name: [] for name in native.TESTS})
     monkeypatch.setattr(native, "boot_qemu", fail)
     monkeypatch.setattr(native, "run_native", fail)
     rows = native.measure_linux(kernel, 2, ELAPSED)
@@ -184,6 +186,25 @@ def test_linux_rows_without_a_boot(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     fork = rows[3]
     assert fork.ns["translate"].samples == pytest.approx([1 / native._ROUNDS["fork"] * 1e9] * 2)
     assert fork.missing.keys() == {"interpret", "bare CPU", "QEMU TCG"}
+
+
+def test_exits_belong_to_the_test_whose_marks_are_around_them() -> None:
+    between, lines = native.ExitsBetween(), Lines()
+    exit_ = ExitRecord(0, 0, 0, 1, 1, 1, 1, "cpuid", 0)
+    for text, count in (
+        ("begin fork", 5),
+        ("empty fork", 3),
+        ("event fork", 7),
+        ("empty switch", 2),
+        ("nano: right", 1),
+    ):
+        lines.write(text.encode() + b"\n")
+        between.console(lines)
+        for _ in range(count):
+            between.record(exit_)
+    lines.write(b"end\n")
+    between.console(lines)
+    assert {name: found.total.count for name, found in between.sums.items()} == {"fork": 3, "switch": 2}
 
 
 @pytest.mark.skipif(cycles_per_ns(0.01) is None, reason="no time-stamp counter")

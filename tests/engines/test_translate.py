@@ -112,6 +112,51 @@ def test_a_block_is_not_fallen_into_once_its_bytes_changed(make: Make, kind: str
     assert world.cpu.regs[RBX] == 5 * 1 + 5 * 100
 
 
+@pytest.mark.parametrize("kind", ENGINES)
+def test_a_page_of_code_that_is_written_to_often_sleeps_until_its_code_runs(make: Make, kind: str) -> None:
+    world = make(kind)
+    world.put(
+        "call 0x101000; mov ecx, 100; again: mov [0x101800], ecx; dec ecx; jnz again; mov ebx, eax; "
+        "mov dword ptr [0x101001], 7; call 0x101000; hlt"
+    )
+    world.put("mov eax, 1; cmp eax, 1; jne out; inc edi; out: ret", 0x101000)
+    assert isinstance(world.run(), Halt)
+    assert (world.cpu.regs[RAX], world.cpu.regs[RBX], world.cpu.regs[7]) == (7, 1, 1)
+    assert world.memory.read(0x101800, 4) == 1
+    if kind == "translate":
+        assert world.engine.counters().exits["memory"] == 2
+        assert world.engine.cache.asleep == {}
+        assert world.memory.watched(0x101000)
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_a_page_whose_code_runs_between_writes_is_right_every_time(make: Make, kind: str) -> None:
+    world = make(kind)
+    # the code runs in turn with writes to its page; each fourth changes the code, the last ones from within the page
+    world.put(
+        "mov ecx, 60; again: mov [0x101800], ecx; mov [0x101804], ecx; test ecx, 3; jne run; mov [0x101001], ecx; "
+        "run: call 0x101000; add ebx, eax; loop again; call 0x101100; call 0x101000; add ebx, eax; hlt"
+    )
+    world.put("mov eax, 1; add esi, eax; inc edi; jmp 0x101020", 0x101000)
+    world.put("ret", 0x101020)
+    world.put("mov edx, 9; back: mov [0x101001], edx; mov [0x101021], dl; dec edx; jnz back; ret", 0x101100)
+    assert isinstance(world.run(), Halt)
+    wanted = sum((ecx + 3) // 4 * 4 if ecx <= 60 else 1 for ecx in range(1, 61)) + 1
+    assert (world.cpu.regs[RBX], world.cpu.regs[7]) == (wanted, 61)
+
+
+def test_a_chain_out_of_a_sleeping_page_is_cut_when_its_target_changes(make: Make) -> None:
+    world = make()
+    world.put(
+        "mov ecx, 3; warm: call 0x101000; loop warm; mov ecx, 9; again: mov [0x101800], ecx; loop again; "
+        "mov byte ptr [0x102001], 50; call 0x101000; hlt"
+    )
+    world.put("jmp 0x102000", 0x101000)
+    world.put("mov eax, 1; add ebx, eax; ret", 0x102000)
+    assert isinstance(world.run(), Halt)
+    assert world.cpu.regs[RBX] == 3 + 50
+
+
 def test_a_write_by_a_device_drops_the_translation(make: Make) -> None:
     world = make()
     world.put("mov eax, 1; hlt")
@@ -185,14 +230,24 @@ def test_a_machine_that_stops_inside_instructions_is_stopped_by_budget(
 
 def test_each_mode_has_a_jump_table_of_its_own(make: Make) -> None:
     world = make()
-    world.put("call 0x101000; call 0x101000; call 0x101000; hlt")
-    world.put("ret", 0x101000)
+    world.put("mov eax, 0x101000; jmp eax")
+    world.put("mov eax, 0x101100; jmp eax", 0x101000)
+    world.put("mov eax, 0x101200; jmp eax", 0x101100)
+    world.put("hlt", 0x101200)
     for cr0 in (CR0_PE, CR0_PE | CR0_TS, CR0_PE, CR0_PE | CR0_TS):
         world.cpu.rip, world.cpu.cr0, world.cpu.halted = ORG, cr0, False
         world.engine.mapping_changed(None)
         assert world.run() == Halt(False)
-    # three return addresses in two modes, each looked up by the monitor once
+    # three targets in two modes, each looked up by the monitor once
     assert world.engine.counters().exits["indirect"] == 6
+
+
+def test_a_return_is_expected_where_its_call_was_translated(make: Make) -> None:
+    world = make()
+    world.put("call 0x101000; call 0x101000; call 0x101000; hlt")
+    world.put("ret", 0x101000)
+    assert world.run() == Halt(False)
+    assert world.engine.counters().exits["indirect"] == 0
 
 
 @pytest.mark.parametrize("rounds", range(1, 11))

@@ -86,7 +86,8 @@ def test_what_is_in_it() -> None:
     assert {name: found[f"dev/{name}"].fields[9:11] for name in ("console", "null", "ttyS0")} == {
         "console": [5, 1], "null": [1, 3], "ttyS0": [4, 64],
     }  # fmt: skip
-    assert f"echo {READY}".encode() in found["init"].data
+    assert f"echo {READY}".encode() in found["etc/session"].data
+    assert found["etc/inittab"].data == b"::once:/etc/session\n"
     assert "script" not in found
     for name in found:
         folder = name.rpartition("/")[0]

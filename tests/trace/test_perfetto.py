@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from emu.trace.perfetto import VCPU_TRACK, PerfettoTrace
 from emu.trace.record import Batch
 
 ABOUT = {"guest": "tiny", "command": "vemu trace tiny"}
+Golden = Callable[[str, str], None]
 Slice = tuple[int, int, int, str, dict[str, object]]  # begin, end, depth, name, annotations
 
 
@@ -95,6 +99,16 @@ def test_names_are_forgotten_and_said_again(records: Batch, names: Names, monkey
     before = slices(written(records, names))
     monkeypatch.setattr(module, "_MOST_NAMES", 3)
     assert slices(written(records, names)) == before
+
+
+def test_another_decoder_reads_the_same(records: Batch, names: Names, golden: Golden) -> None:
+    """Without the messages' descriptions: the fields by number, as protobuf's compiler reads them."""
+    if shutil.which("protoc") is None:
+        if os.environ.get("VEMU_CI") == "1":
+            pytest.fail("protoc is not installed, and VEMU_CI=1 asks for it")
+        pytest.skip("protoc is not installed")
+    done = subprocess.run(["protoc", "--decode_raw"], input=written(records, names), capture_output=True, check=True)
+    golden("exits.perfetto.txt", done.stdout.decode())
 
 
 @pytest.mark.skipif(shutil.which("trace_processor_shell") is None, reason="no trace_processor_shell")

@@ -6,6 +6,8 @@ import io
 import json
 import random
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -151,3 +153,25 @@ def test_it_is_compact(records: Batch, names: Names) -> None:
         for n, record in enumerate(records * 600)
     ]
     assert len(written([batch], names)) < 8 * len(batch)
+
+
+@pytest.mark.slow
+def test_ten_million_exits_are_reported_in_bounded_memory(tmp_path: Path) -> None:
+    reasons = ("in", "out", "hidden page fault", "cpuid")
+    batch = [
+        ExitRecord(n, n * 10, n * 1000, n % 997, 2000, n % 3 * 500, 300, reasons[n % 4], 0x1000 + n % 400, n, "w", 1)
+        for n in range(4096)
+    ]
+    rounds = 10_000_000 // len(batch) + 1
+    file = tmp_path / "trace"
+    with file.open("wb") as out:
+        writer = SavedWriter(out, Names(), ABOUT)
+        for _ in range(rounds):
+            writer.add(batch)
+        writer.finish({})
+    # the interpreter and its libraries included; a process of its own, whose greatest size is known
+    code = "import sys, resource; from emu.__main__ import main; code = main(sys.argv[1:]); "
+    code += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr); sys.exit(code)"
+    done = subprocess.run([sys.executable, "-c", code, "report", file], capture_output=True, text=True, check=True)
+    assert f"Total Samples:{rounds * len(batch)}," in done.stdout
+    assert int(done.stderr) < 100 << 10  # KiB
