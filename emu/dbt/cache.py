@@ -232,7 +232,7 @@ class CodeCache:
     def taken(self, block: Block) -> bool:
         """True where another block has the place in the jump table that `publish` would give this one."""
         table = self._tables.get(block.mode)
-        return table is not None and table.taken(block.pc)
+        return table is not None and table.taken(block.pc + self.salt(block.mode))
 
     def forget_user_targets(self) -> None:
         """Empty the jump tables of user code."""
@@ -265,9 +265,7 @@ class CodeCache:
         block.valid = False
         if block.above is not None and block.above.valid:
             self._part(block.above, block)
-        key = (block.mode, block.linear, block.spans[0][0])
-        if self._blocks.get(key) is block:
-            del self._blocks[key]
+        self._unlist(block)
         for start, _ in block.spans:
             page = start >> PAGE_SHIFT
             holders = self._pages.get(page)
@@ -277,6 +275,12 @@ class CodeCache:
                     del self._pages[page], self._bytes[page]
                     self._unwatch(page)
         self.counters.invalidated += 1
+
+    def _unlist(self, block: Block) -> None:
+        """Have a block found no more; a stored translation may have brought another one of the same address."""
+        key = (block.mode, block.linear, block.spans[0][0])
+        if self._blocks.get(key) is block:
+            del self._blocks[key]
 
     def _part(self, above: Block, block: Block) -> None:
         """Turn the entry of a dropped block into an exit of the block that falls into it."""
@@ -329,7 +333,7 @@ class CodeCache:
                 if self.sites[behind][0].spans[0][0] >> PAGE_SHIFT != page:
                     self.unlink(behind)
             self._take_from_table(block)
-            del self._blocks[block.mode, block.linear, block.spans[0][0]]
+            self._unlist(block)
             block.valid = False
         self.asleep[page] = (blocks, content)
         del self._pages[page], self._bytes[page]

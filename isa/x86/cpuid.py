@@ -22,7 +22,7 @@ TSC_HZ: Final = 1_000_000_000
 FEATURES: Final = frozenset((
     "fpu", "de", "pse", "tsc", "msr", "pae", "mce", "cx8", "sep", "mtrr", "pge", "mca", "cmov", "pat", "clflush", "mmx",
     "fxsr", "sse", "sse2", "sse3", "ssse3", "cx16", "sse4_1", "sse4_2", "movbe", "popcnt", "tsc_deadline", "hypervisor",
-    "arat", "pcid", "fsgsbase", "bmi1", "smep", "bmi2", "invpcid", "adx", "smap", "umip",
+    "arat", "pcid", "fsgsbase", "tsc_adjust", "bmi1", "smep", "bmi2", "invpcid", "adx", "smap", "umip",
     "serialize", "arch_capabilities",
     "lahf", "lzcnt", "syscall", "nx", "pdpe1gb", "rdtscp", "lm", "invariant_tsc",
 ))  # fmt: skip
@@ -36,7 +36,7 @@ _1_EDX: Final = {
     "fpu": 0, "vme": 1, "de": 2, "pse": 3, "tsc": 4, "msr": 5, "pae": 6, "mce": 7, "cx8": 8, "sep": 11, "mtrr": 12,
     "pge": 13, "mca": 14, "cmov": 15, "pat": 16, "clflush": 19, "mmx": 23, "fxsr": 24, "sse": 25, "sse2": 26,
 }  # fmt: skip
-_7_EBX: Final = {"fsgsbase": 0, "bmi1": 3, "smep": 7, "bmi2": 8, "invpcid": 10, "adx": 19, "smap": 20}
+_7_EBX: Final = {"fsgsbase": 0, "tsc_adjust": 1, "bmi1": 3, "smep": 7, "bmi2": 8, "invpcid": 10, "adx": 19, "smap": 20}
 _6_EAX: Final = {"arat": 2}
 _7_ECX: Final = {"umip": 2}
 _7_EDX: Final = {"serialize": 14, "arch_capabilities": 29}

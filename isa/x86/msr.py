@@ -70,7 +70,19 @@ def _read_tsc(cpu: Cpu) -> int:
 
 
 def _write_tsc(cpu: Cpu, value: int) -> None:
-    cpu.tsc_offset = value - cpu.outside.timestamp() & M64
+    _write_tsc_adjust(cpu, value - cpu.outside.timestamp() & M64)
+
+
+def _read_tsc_adjust(cpu: Cpu) -> int:
+    """IA32_TSC_ADJUST: what writes to it and to the TSC moved the TSC by since the reset (SDM vol. 3, 17.17.3)."""
+    return cpu.tsc_offset
+
+
+def _write_tsc_adjust(cpu: Cpu, value: int) -> None:
+    cpu.tsc_offset = value
+    deadline = cpu.outside.tsc_deadline
+    if deadline:  # the same time of the counter is another time now
+        cpu.outside.set_tsc_deadline(deadline)
 
 
 def _read_apic_base(cpu: Cpu) -> int:
@@ -222,13 +234,15 @@ def _mtrrs() -> dict[int, Msr]:
 
 
 # Every load is checked by software before it is made, so none of these leaks is possible: RDCL, L1TF on entry to a
-# guest, SSB, MDS, page-size change, TAA, the three of stale MMIO data, PBRSB, GDS, RFDS (SDM vol. 4, table 2-2).
-_NOT_AFFECTED: Final = sum(1 << bit for bit in (0, 3, 4, 5, 6, 8, 13, 14, 15, 24, 26, 27))
+# guest, SSB, MDS, page-size change, TAA, the three of stale MMIO data, BHI, PBRSB, GDS, RFDS, ITS (SDM vol. 4, table
+# 2-2).
+_NOT_AFFECTED: Final = sum(1 << bit for bit in (0, 3, 4, 5, 6, 8, 13, 14, 15, 20, 24, 26, 27, 62))
 
 
 def _table() -> dict[int, Msr]:
     table = {
         0x10: Msr("IA32_TIME_STAMP_COUNTER", _read_tsc, _write_tsc),
+        0x3B: Msr("IA32_TSC_ADJUST", _read_tsc_adjust, _write_tsc_adjust),
         0x17: _constant("IA32_PLATFORM_ID", 0),
         0x1B: Msr("IA32_APIC_BASE", _read_apic_base, _write_apic_base),
         0x8B: _storage("IA32_BIOS_SIGN_ID", 0x8B, 0, _any),

@@ -27,6 +27,7 @@ import click
 
 from emu.disk_image import open_disk
 from emu.saved_code import SavedCode
+from guests.debian import KERNELS
 from guests.linux import DONE, READY
 from tests.guests.linux import ext4_disk, host, kernel_and_initrd, tool
 
@@ -151,22 +152,33 @@ def check_cache(cache: Path, kernel: Path, plan: Plan) -> None:
     assert saved.store.loaded or not saved.path.exists(), f"{plan}: {saved.path} is damaged"
 
 
+def prepare(folder: Path, rounds: int) -> tuple[Path, list[str]]:
+    """A disk's raw image, and vemu's command but for the disk and the cache."""
+    kernel, initrd = kernel_and_initrd("cloud", folder, ("virtio_pci", "virtio_blk", "ext4"), script(rounds))
+    command = [sys.executable, "-m", "emu", "run", str(kernel), "--initrd", str(initrd), "--memory", "256M"]
+    return ext4_disk(folder / "disk.raw", _DISK_MIB << 20), [*command, "--append", _APPEND]
+
+
+def fill(cache: Path, folder: Path) -> None:
+    """One run to its end, so that the others find its translations."""
+    image, command = prepare(folder, 3)
+    command += ["--cache", str(cache), "--disk", str(image)]
+    subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True)
+
+
 def once(seed: int, folder: Path, cache: Path) -> tuple[Plan, str]:
     """One kill; AssertionError for whatever it damaged. `cache` is shared by all but those killed at their end."""
     wanted = plan(seed)
-    modules = ("virtio_pci", "virtio_blk", "ext4")
-    kernel, initrd = kernel_and_initrd("cloud", folder, modules, script(_ROUNDS[wanted.moment]))
-    image = ext4_disk(folder / "disk.raw", _DISK_MIB << 20)
+    image, command = prepare(folder, _ROUNDS[wanted.moment])
     if wanted.format == "qcow2":
         raw, image = image, folder / "disk.qcow2"
         host("qemu-img", "convert", "-f", "raw", "-O", "qcow2", *wanted.options, raw, image)
     before = hashlib.sha256(image.read_bytes()).digest()
     mine = folder / "cache" if wanted.moment == "end" else cache  # one that is full is not saved again
-    command = [sys.executable, "-m", "emu", "run", str(kernel), "--initrd", str(initrd), "--memory", "256M"]
-    command += ["--append", _APPEND, "--cache", str(mine), "--disk", f"{image}{',rw' if wanted.writable else ''}"]
+    command += ["--cache", str(mine), "--disk", f"{image}{',rw' if wanted.writable else ''}"]
     shown = run_and_kill(command, wanted)
     found = check_disk(image, wanted, before, shown)
-    check_cache(mine, kernel, wanted)
+    check_cache(mine, KERNELS["cloud"].image, wanted)
     if wanted.moment == "end":  # a run with what is left in the cache
         done = subprocess.run([*command, "--expect", READY], stdin=subprocess.DEVNULL, capture_output=True, check=False)
         assert done.returncode == 0, done.stderr
@@ -181,6 +193,8 @@ def main(count: int, seed: int) -> None:
     outcomes: Counter[str] = Counter()
     damaged = 0
     with tempfile.TemporaryDirectory() as cache:
+        with tempfile.TemporaryDirectory() as folder:
+            fill(Path(cache), Path(folder))
         for number in range(seed, seed + count):
             started = time.monotonic()
             with tempfile.TemporaryDirectory() as folder:

@@ -63,14 +63,15 @@ def main(names: tuple[str, ...], appends: tuple[str, ...], commands: tuple[str, 
         for name in names or KERNELS:
             for append in appends or APPENDS:
                 for command in commands or _ENDS:
-                    started = time.monotonic()
+                    started, used = time.monotonic(), time.process_time()
                     try:
                         out = talk(name, append, command, Path(folder), cache=Path(folder) / "cache")
                         said = f"ok, {out.result.stats.instructions:,} instructions"
                     except AssertionError as error:
                         failed += 1
                         said = f"FAILED: {error}"
-                    click.echo(f"{name} {append!r} {command}: {time.monotonic() - started:.0f} s, {said}")
+                    took = f"{time.monotonic() - started:.0f} s, of the processor {time.process_time() - used:.0f} s"
+                    click.echo(f"{name} {append!r} {command}: {took}, {said}")
     sys.exit(bool(failed))
 
 

@@ -16,7 +16,9 @@ def test_boots_in_a_row_leave_nothing_behind(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+    folder = tmp_path_factory.mktemp("cache")
+    kills.fill(folder, tmp_path_factory.mktemp("fill"))
+    return folder
 
 
 @pytest.mark.parametrize("seed", range(1, 6))

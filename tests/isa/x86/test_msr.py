@@ -132,6 +132,26 @@ def test_time_stamp_counter(long: Any) -> None:
     assert read(long, 0x10) == 0x1_0000_0000_0005
 
 
+def test_the_tsc_and_its_adjustment_move_each_other(long: Any) -> None:
+    now = read(long, 0x10)
+    assert read(long, 0x3B) == 0
+    write(long, 0x3B, 1 << 40)
+    assert read(long, 0x10) == now + (1 << 40)
+    write(long, 0x10, 0)
+    assert read(long, 0x3B) == -now & M64
+
+
+@pytest.mark.parametrize("index", [0x10, 0x3B])
+def test_a_moved_tsc_moves_the_deadline(long: Any, monkeypatch: pytest.MonkeyPatch, index: int) -> None:
+    outside, armed = long.cpu.outside, []
+    monkeypatch.setattr(outside, "set_tsc_deadline", armed.append)
+    write(long, index, 100)
+    assert armed == []
+    outside.tsc_deadline = 5000
+    write(long, index, 200)
+    assert armed == [5000]
+
+
 def test_tsd(long: Any) -> None:
     long.cpu.cr4 |= CR4_TSD
     long.step("0f 31")
