@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from emu.backends.base import Backend
 from emu.dbt.block import Block
 from isa.x86.code import Site, SiteKind
-from isa.x86.emit import TABLE_BYTES, TABLE_SLOTS, TABLES
+from isa.x86.emit import TABLE_BYTES, TABLE_SLOTS, TABLES, USER_TABLE
 from isa.x86.rewrite import BlockMode
 
 PAGE_SHIFT = 12
-CodeKey = tuple[int, bool]  # linear page number, user
+_WORD = struct.Struct("<Q")
+CodeKey = tuple[int, int]  # linear page number, and for user code the number of its address space, else 0
+_USER_TABLES = 8  # jump tables of user code at most
 _JUMP = 5  # bytes of a jump with a 32-bit displacement
 _FEW_WRITES = 2  # to a page of code, after which it is put to sleep ...
 _MANY_WRITES = 1 << 12  # ... and at most so many, where that came too early again and again
@@ -36,32 +39,54 @@ class CacheCounters:
 
 
 class JumpTable:
-    """One mode's table from guest targets to host addresses, searched by translated code (`isa.x86.incache`)."""
+    """A table from guest targets to host addresses, searched by translated code (`isa.x86.incache`).
+
+    Kernel code has one for each mode, user code one for each mode and address space.
+    """
 
     def __init__(self, data: memoryview, offset: int) -> None:
         self.offset = offset
+        self.pages: set[int] = set()  # linear pages of user code of which all that was known is here
         self._tags = data[offset : offset + TABLE_SLOTS * 8].cast("Q")
         self._hosts = data[offset + TABLE_SLOTS * 8 : offset + TABLE_BYTES].cast("Q")
-        self._filled: set[int] = set()
+        self._filled: dict[int, int] = {}  # slot -> target
+        self._targets: dict[int, int] = {}  # all targets, also those whose slot another one took -> host address
         self._tags[0] = 1  # an empty slot holds 0, which would match the target 0
 
-    def put(self, pc: int, host: int, wide: bool) -> None:
+    def put(self, pc: int, host: int) -> None:
+        """Have jumps to `pc` find `host`; another target with the same place is found by `fetch` only from now on."""
+        self._targets[pc] = host
         slot = pc % TABLE_SLOTS
-        self._tags[slot] = -pc & (0xFFFFFFFFFFFFFFFF if wide else 0xFFFFFFFF)
+        self._tags[slot] = -pc & 0xFFFFFFFFFFFFFFFF  # of which 32-bit code compares the lower half
         self._hosts[slot] = host
-        self._filled.add(slot)
+        self._filled[slot] = pc
+
+    def fetch(self, pc: int) -> bool:
+        """Let a target take its place again, which another one took; False where it was never put here."""
+        host = self._targets.get(pc)
+        if host is not None:
+            self.put(pc, host)
+        return host is not None
 
     def drop(self, pc: int) -> None:
         slot = pc % TABLE_SLOTS
-        if slot in self._filled:
+        if self._targets.pop(pc, None) is not None and self._filled.get(slot) == pc:
             self._tags[slot] = 0 if slot else 1
-            self._filled.discard(slot)
+            del self._filled[slot]
 
     def clear(self) -> None:
         for slot in self._filled:
             self._tags[slot] = 0
         self._tags[0] = 1
         self._filled.clear()
+        self._targets.clear()
+        self.pages.clear()
+
+    def wanted(self, place: int, difference: int, wide: bool) -> int:
+        """The target of a lookup that failed at offset `place` of the monitor's data, by its `difference` from that of
+        the target there."""
+        tag: int = self._tags[(place - self.offset) // 8]
+        return difference - tag & (0xFFFFFFFFFFFFFFFF if wide else 0xFFFFFFFF)
 
 
 class CodeCache:
@@ -70,8 +95,8 @@ class CodeCache:
     When the memory or the jump tables are used up everything is dropped at once, so the cache never grows.
     `watch(page)` and `unwatch(page)` are called as guest-physical pages begin and cease to hold translated code.
 
-    A page that is written to again and again goes to sleep: none of its blocks can be reached, so that writes to it need
-    no trace, until `wake` compares its bytes (`page_bytes` gives them) and drops the blocks that were made from others.
+    A page that is written to again and again goes to sleep: none of its blocks can be reached, so that writes to it
+    need no trace, until `wake` compares its bytes (`page_bytes` gives them) and drops the blocks made from others.
     """
 
     def __init__(
@@ -96,6 +121,9 @@ class CodeCache:
         self._bytes: dict[int, bytearray] = {}  # page -> 1 for every byte some block was made from
         self.sites: dict[int, tuple[Block, Site]] = {}
         self._tables: dict[BlockMode, JumpTable] = {}
+        self._user_tables: OrderedDict[tuple[BlockMode, int], JumpTable] = OrderedDict()  # used last comes last
+        self._free = self._all_tables()
+        self._space = 0  # the number of the present address space
         self.counters = CacheCounters()
 
     # -- finding -----------------------------------------------------------------------------------------------
@@ -131,13 +159,51 @@ class CodeCache:
 
     def table(self, mode: BlockMode) -> JumpTable | None:
         """The jump table of a mode, made at first use; None where all are taken (flush, then ask again)."""
+        if mode.user:
+            return self._user_table(mode)
         found = self._tables.get(mode)
         if found is None:
-            offset = TABLES + len(self._tables) * TABLE_BYTES
-            if offset + TABLE_BYTES > self._backend.layout.data_size:
+            if len(self._free) + len(self._user_tables) < 2:  # the last one is user code's
                 return None
-            found = self._tables[mode] = JumpTable(self._backend.data, offset)
+            if not self._free:
+                self._free.append(self._oldest_user_table().offset)
+            found = self._tables[mode] = JumpTable(self._backend.data, self._free.pop())
         return found
+
+    def _user_table(self, mode: BlockMode) -> JumpTable:
+        """The table of user code of a mode in the present address space."""
+        key = mode, self._space
+        found = self._user_tables.get(key)
+        if found is None:
+            if len(self._user_tables) < _USER_TABLES and self._free:
+                found = JumpTable(self._backend.data, self._free.pop())
+            else:
+                found = self._oldest_user_table()
+            self._user_tables[key] = found
+        else:
+            self._user_tables.move_to_end(key)
+        return found
+
+    def _oldest_user_table(self) -> JumpTable:
+        """Take the table that was not used for longest from its address space."""
+        _, table = self._user_tables.popitem(last=False)
+        table.clear()
+        return table
+
+    def _all_tables(self) -> list[int]:
+        """The offsets of all tables there is room for, the first one last."""
+        size = self._backend.layout.data_size
+        return list(range(TABLES, size - TABLE_BYTES + 1, TABLE_BYTES))[::-1]
+
+    def enter(self, space: int) -> None:
+        """The guest's address space is another one now, which has this number."""
+        self._space = space
+
+    def select(self, mode: BlockMode) -> None:
+        """User code of a mode is about to run: let it find the table of its address space."""
+        layout = self._backend.layout
+        address = layout.data_base[mode.mode] + layout.user_data + self._user_table(mode).offset
+        _WORD.pack_into(self._backend.data, USER_TABLE, address)
 
     def add(self, blocks: list[Block], code: bytes) -> None:
         """Install a run of blocks that were placed at `next_offset`."""
@@ -195,15 +261,40 @@ class CodeCache:
 
     def publish(self, block: Block) -> None:
         """Let indirect jumps of the block's mode find it."""
-        table = self._tables.get(block.mode)
-        if table is not None and block.indirect_entry >= 0:
-            base = self._backend.layout.code_base[block.mode.mode]
-            table.put(block.pc, base + block.indirect_entry, block.mode.mode == 64)
+        if block.indirect_entry < 0:
+            return
+        mode = block.mode
+        base = self._backend.layout.code_base[mode.mode]
+        if not mode.user:
+            if mode in self._tables:
+                self._tables[mode].put(block.pc, base + block.indirect_entry)
+            return
+        table = self._user_table(mode)
+        table.put(block.pc, base + block.indirect_entry)
+        page = block.linear >> PAGE_SHIFT
+        if page in table.pages or len(block.spans) > 1:
+            return
+        # what other address spaces found there will be wanted in this one too
+        table.pages.add(page)
+        for other in self._pages.get(block.spans[0][0] >> PAGE_SHIFT, ()):
+            known = other.indirect_entry >= 0 and len(other.spans) == 1
+            if known and other.mode is mode and other.linear >> PAGE_SHIFT == page:
+                table.put(other.pc, base + other.indirect_entry)
 
-    def forget_user_targets(self) -> None:
-        """Empty the jump tables of user code."""
-        for mode, table in self._tables.items():
-            if mode.user:
+    def look_up_again(self, block: Block, place: int, difference: int) -> bool:
+        """A lookup by code of `block` failed; True where it finds its target now.
+
+        `place` is the host address that it looked at, and `difference` what it found there (`isa.x86.incache`).
+        """
+        mode, layout = block.mode, self._backend.layout
+        table = self._user_table(mode) if mode.user else self._tables[mode]
+        place -= layout.data_base[mode.mode] + (layout.user_data if mode.user else 0)
+        return table.fetch(table.wanted(place, difference, mode.mode == 64))
+
+    def forget_user_targets(self, spaces: set[int] | None = None) -> None:
+        """Empty the jump tables of user code, all of them or those of some address spaces."""
+        for (_, space), table in self._user_tables.items():
+            if spaces is None or space in spaces:
                 table.clear()
 
     def withdraw(self, block: Block) -> None:
@@ -213,9 +304,12 @@ class CodeCache:
         self._take_from_table(block)
 
     def _take_from_table(self, block: Block) -> None:
-        table = self._tables.get(block.mode)
-        if table is not None:
-            table.drop(block.pc)
+        if block.mode.user:
+            for (mode, _), table in self._user_tables.items():
+                if mode is block.mode:
+                    table.drop(block.pc)
+        elif block.mode in self._tables:
+            self._tables[block.mode].drop(block.pc)
 
     # -- dropping ----------------------------------------------------------------------------------------------
 
@@ -339,9 +433,11 @@ class CodeCache:
                 site.linked = None
         for page in self._pages:
             self._unwatch(page)
-        for table in self._tables.values():
+        for table in (*self._tables.values(), *self._user_tables.values()):
             table.clear()
         self._tables.clear()
+        self._user_tables.clear()
+        self._free = self._all_tables()
         self._blocks.clear()
         self._order.clear()
         self._by_order.clear()
@@ -359,7 +455,7 @@ class Reach:
 
     Chained exits and jump tables assume that a linear address still means the same memory; after a change of guest
     mappings exactly those blocks for which that is no longer so are withdrawn. User code, whose mappings change with
-    every switch of address spaces, is only reached from other pages through its jump tables, which are emptied then.
+    every switch of address spaces, is only reached from other pages through jump tables of each address space's own.
     """
 
     def __init__(self, cache: CodeCache) -> None:
@@ -400,7 +496,7 @@ class Reach:
         """
         for key in list(self._pages if keys is None else keys):
             entry = self._pages.get(key)
-            if entry is not None and lookup(key[0] << PAGE_SHIFT, key[1]) != entry[0]:
+            if entry is not None and lookup(key[0] << PAGE_SHIFT, bool(key[1])) != entry[0]:
                 for block in entry[1]:
                     if block.valid:
                         self._cache.withdraw(block)

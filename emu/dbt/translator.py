@@ -15,7 +15,7 @@ from emu.dbt.store import ModeKey, Translation, TranslationStore, key_of
 from emu.memory import GuestMemory
 from isa.x86.code import Site, SiteKind
 from isa.x86.decode import Decoder
-from isa.x86.emit import Emitter, Target
+from isa.x86.emit import USER_TABLE, Emitter, Target
 from isa.x86.incache import LOOKUP_SPILLS
 from isa.x86.rewrite import BlockMode, Rewriter
 
@@ -210,8 +210,9 @@ class Translator:
             table = self._cache.table(mode)
             if table is None:
                 raise RuntimeError("no jump table is free: has_room was not asked")
-            target = Target(mode.mode, self._backend.layout, table.offset, mode.through_gs, mode.user)
-            key = key_of(mode, self._backend.layout.data_base[mode.mode], table.offset)
+            place = USER_TABLE if mode.user else table.offset
+            target = Target(mode.mode, self._backend.layout, place, mode.through_gs, mode.user)
+            key = key_of(mode, self._backend.layout.data_base[mode.mode], place)
             found = self._targets[mode] = target, key
             self._modes[key] = mode
         return found
