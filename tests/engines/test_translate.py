@@ -323,6 +323,42 @@ def test_indirect_jumps_through_a_table(make: Make) -> None:
     assert world.engine.counters().exits["indirect"] <= 4
 
 
+@pytest.mark.parametrize("kind", ENGINES)
+def test_targets_that_share_a_place_in_the_table_are_both_found(make: Make, kind: str) -> None:
+    world = make(kind)
+    world.put("mov ecx, 50; again: mov eax, 0x110000; call eax; mov eax, 0x120000; call eax; dec ecx; jnz again; hlt")
+    world.put("add ebx, 1; ret", 0x110000)
+    world.put("add ebx, 100; ret", 0x120000)
+    assert isinstance(world.run(), Halt)
+    assert world.cpu.regs[RBX] == 50 * 101
+    if kind == "translate":
+        counters = world.engine.counters()
+        assert counters.exits["indirect"] >= 99
+        assert counters.dispatches < 20  # all others were answered where they came from
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_a_target_that_lost_its_place_is_not_found_once_its_bytes_changed(make: Make, kind: str) -> None:
+    world = make(kind)
+    world.put(
+        "mov ecx, 9; again: mov eax, 0x110000; call eax; mov eax, 0x120000; call eax; cmp ecx, 5; jne next; "
+        "mov byte ptr [0x120002], 50; mov byte ptr [0x110002], 7; next: dec ecx; jnz again; hlt"
+    )
+    world.put("add ebx, 1; ret", 0x110000)
+    world.put("add ebx, 100; ret", 0x120000)
+    assert isinstance(world.run(), Halt)
+    assert world.cpu.regs[RBX] == 5 * 101 + 4 * 57
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_a_guest_reads_what_is_at_the_void_address(make: Make, kind: str) -> None:
+    world = make(kind)
+    void = make("translate").engine._backend.layout.void[32]
+    world.put(f"mov ecx, 1; mov edx, 0x1234; mov esi, {void:#x}; mov eax, 0; rep lodsb; hlt")
+    assert isinstance(world.run(), Halt)
+    assert (world.cpu.regs[RAX], world.cpu.regs[RCX], world.cpu.regs[RSI]) == (0xFF, 0, void + 1)
+
+
 def test_every_stop_point_of_a_mixed_loop_agrees_with_the_interpreter(make: Make) -> None:
     """Invariants 2 and 4: the whole state is equal after any number of instructions."""
     text = (
