@@ -16,6 +16,7 @@ from emu.bus import Bus, Device
 from emu.clock import Clock, HostTime, InstructionTime
 from emu.config import MachineConfig, read_file, resolve_guest
 from emu.dbt.block import Block
+from emu.dbt.store import TranslationStore
 from emu.disk_image import BlockImage, open_disk
 from emu.engines.base import Engine
 from emu.engines.interpret import InterpretEngine
@@ -158,8 +159,11 @@ class Machine:
     def _translating(self, exact: bool, observe: Callable[[Block], None] | None) -> Engine:
         backend = UnicornBackend(self.memory)
         self.state.native = backend.native
-        store = self._saved.store if self._saved is not None else None
-        return TranslateEngine(self.state, self.memory, backend, exact=exact, observe=observe, store=store)
+        return TranslateEngine(self.state, self.memory, backend, exact=exact, observe=observe, store=self._store())
+
+    def _store(self) -> TranslationStore | None:
+        """Where the engine finds and leaves translations, if they are kept."""
+        return self._saved.store if self._saved is not None else None
 
     def _saved_code(self, guest: GuestImage, observe: object) -> SavedCode | None:
         """Translations of earlier runs; none where they would make the exits of two runs differ, or show in them."""

@@ -38,10 +38,13 @@ _LOW, _LOW_DIRECTORY = "low", "low directory"  # the tables on the way to the mo
 
 
 class Space:
-    """One address space: the CR3 value of its root, its topmost table, and the code pages looked up in it."""
+    """One address space: the CR3 value of its root, its topmost table, and the code pages looked up in it.
 
-    def __init__(self, root: int, top: Table, heads: list[int]) -> None:
-        self.root, self.top, self.heads = root, top, heads
+    No `number` is given twice, and none is 0.
+    """
+
+    def __init__(self, number: int, root: int, top: Table, heads: list[int]) -> None:
+        self.number, self.root, self.top, self.heads = number, root, top, heads
         self.code_pages: dict[CodeKey, int] = {}  # -> physical page number
 
 
@@ -60,6 +63,7 @@ class ShadowMmu:
         self._config: tuple[object, ...] = ()
         self._width = 0  # bytes of a guest's page-table entry; 0 without paging
         self._spaces: OrderedDict[int, Space] = OrderedDict()
+        self._opened = 0
         self.space: Space
         self.changed_everywhere = True  # code pages of any address may be others than before
         self.refresh()
@@ -239,7 +243,8 @@ class ShadowMmu:
             for slot, entry in self._fixed(39).items():
                 self._host.words[root + slot] = entry
             self._host.words[root] = self._host.address(heads[1] if len(heads) > 1 else top.at) | OPEN
-        return Space(self._host.address(root), top, heads)
+        self._opened += 1
+        return Space(self._opened, self._host.address(root), top, heads)
 
     def _head(self) -> int:
         at = self._host.allocate()
@@ -446,9 +451,12 @@ class ShadowMmu:
 
     # -- code --------------------------------------------------------------------------------------------------
 
+    def _code_key(self, linear: int, user: bool) -> CodeKey:
+        return linear >> 12, self.space.number if user else 0
+
     def code_page(self, linear: int, user: bool) -> int:
         """Physical page number of the code at `linear`; raises the GuestFault of fetching it."""
-        key = (linear >> 12, user)
+        key = self._code_key(linear, user)
         page = self.space.code_pages.get(key)
         if page is None:
             page = paging.translate(self._cpu, linear, Access.EXECUTE, user).gpa >> 12
@@ -456,6 +464,7 @@ class ShadowMmu:
                 known = self._register(linear, key)
             except TablesFull:
                 self._drop_all()
+                key = self._code_key(linear, user)
                 known = self._register(linear, key)
             if known:
                 self.space.code_pages[key] = page
@@ -464,7 +473,7 @@ class ShadowMmu:
 
     def used_code_page(self, linear: int, user: bool) -> int:
         """As `code_page`, but -1 where the fetch would fault or set an A bit."""
-        page = self.space.code_pages.get((linear >> 12, user))
+        page = self.space.code_pages.get(self._code_key(linear, user))
         if page is not None:
             return page
         return self.code_page(linear, user) if paging.fetched_before(self._cpu, linear, user) else -1

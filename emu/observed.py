@@ -64,8 +64,9 @@ class ObservedMachine(Machine):
     def _translating(self, exact: bool, observe: Callable[[Block], None] | None) -> Engine:
         backend = UnicornBackend(self.memory)
         self.state.native = backend.native
-        store = self._saved.store if self._saved is not None else None
-        return ObservedTranslateEngine(self.state, self.memory, backend, exact=exact, observe=observe, store=store)
+        return ObservedTranslateEngine(
+            self.state, self.memory, backend, exact=exact, observe=observe, store=self._store()
+        )
 
     def submit(self, work: Callable[[], None]) -> None:
         """Have `work` done between two instructions of the guest soon, as long as it runs. Callable from any thread."""

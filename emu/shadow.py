@@ -12,7 +12,7 @@ from typing import Final
 
 from emu.pagetables import ACCESSED_DIRTY, ADDRESS, LARGE, NO_EXECUTE, OPEN, PRESENT, WORDS, WRITE, TableMemory
 
-CodeKey = tuple[int, bool]  # linear page number, user
+CodeKey = tuple[int, int]  # linear page number, and for user code the number of its address space, else 0
 LEAF: Final = PRESENT | ACCESSED_DIRTY | NO_EXECUTE
 REGION: Final = 21  # binary logarithm of what a large entry maps
 _NONE: Final[Mapping[int, int]] = {}

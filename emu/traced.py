@@ -56,7 +56,9 @@ class TracedMachine(Machine):
     def _translating(self, exact: bool, observe: Callable[[Block], None] | None) -> Engine:
         backend = TimedUnicornBackend(self._stopwatch, self.memory)
         self.state.native = backend.native
-        return TracedTranslateEngine(self._stopwatch, self.state, self.memory, backend, exact=exact, observe=observe)
+        return TracedTranslateEngine(
+            self._stopwatch, self.state, self.memory, backend, exact=exact, observe=observe, store=self._store()
+        )
 
     def _acknowledge(self) -> int:
         self._stopwatch.vector = super()._acknowledge()

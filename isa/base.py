@@ -125,17 +125,25 @@ class NativeResult:
     regs: list[int]  # 16 general registers
     rflags: int  # arithmetic flags only are meaningful
     vector: int = -1  # exception raised (6 #UD, 16 #MF, 19 #XM), or -1
+    done: bool = True  # False where an x87 exception kept the result from being stored
 
 
 class NativeUnit(Protocol):
     """A real or emulated floating-point and vector unit that executes one instruction at a time.
 
-    It holds the x87/MMX/SSE state itself. Code is always 64-bit code whose memory operand, if any, is RIP-relative
-    with a displacement of zero placeholder bytes that the unit fills in.
+    It holds the x87/MMX/SSE state itself, and acts on exceptions that are not masked: of those that are found before
+    there is a result (SDM vol. 1, 8.5 and 11.5), SIMD ones are raised, and x87 ones are pending and keep the
+    instruction from being done. Code is always 64-bit code whose memory operand, if any, is RIP-relative with a
+    displacement of zero placeholder bytes that the unit fills in.
     """
 
     def execute(self, code: bytes, disp_at: int, memory: bytes, regs: list[int], rflags: int) -> NativeResult:
         """Run `code`; `disp_at` is the offset of its 4-byte displacement (-1: no memory operand)."""
+        ...
+
+    @property
+    def unmasked(self) -> int:
+        """Which exceptions are not masked: bit 0 for some of MXCSR's, bit 1 for some of x87's."""
         ...
 
     def save(self) -> bytes:

@@ -114,6 +114,27 @@ class Backend(Protocol):
         """The machine's flags register."""
         ...
 
+    def settle_exceptions(self, *, discard: bool = False) -> tuple[int, int]:
+        """Bring the exception flags of x87 status word and MXCSR up to date; which of each the machine had kept back.
+
+        Allowed while the machine is stopped and in a trap handler. With `discard` they are forgotten.
+        """
+        ...
+
+    @property
+    def unmasked(self) -> tuple[int, int]:
+        """The exceptions that x87 control word and MXCSR do not mask."""
+        ...
+
+    def state(self) -> bytes:
+        """All of the machine's registers."""
+        ...
+
+    def restore(self, state: bytes) -> None: ...
+
+    def raise_flags(self, x87: int, sse: int) -> None:
+        """Set exception flags; an x87 one is pending then."""
+
     def push(self, regs: list[int], flags: int | None) -> None:
         """Set the general registers and the flags a guest may hold in the machine (arithmetic, DF, NT, AC, ID).
 

@@ -21,7 +21,7 @@ class ProbeError(VemuError):
 
 @dataclass(frozen=True, slots=True)
 class ContextLayout:
-    """Byte offsets in a saved context: 16 general registers, pc, CR3, mode flags, six segments, fault details."""
+    """Byte offsets in a saved context: general registers, pc, CR3, mode flags, segments, fault details, x87 and SSE."""
 
     regs: int
     rip: int
@@ -31,6 +31,11 @@ class ContextLayout:
     segments: tuple[int, ...]  # ES, CS, SS, DS, FS, GS; the base is 8 bytes further on
     error: int
     old_exception: int
+    control: int  # x87 control and status word, MXCSR
+    status: int
+    mxcsr: int
+    x87_noted: int  # exceptions of x87 and SSE instructions that are not in these registers yet
+    sse_noted: int
 
 
 def find_words(context: bytes, values: Sequence[int], what: str) -> int:
@@ -42,10 +47,15 @@ def find_words(context: bytes, values: Sequence[int], what: str) -> int:
     return at
 
 
-def find_series(contexts: Sequence[bytes], values: Sequence[int], width: int, start: int, what: str) -> int:
-    """Offset where context i holds values[i] (`width` bytes, little-endian), for all i; the first from `start` on."""
+def find_series(
+    contexts: Sequence[bytes], values: Sequence[int], width: int, start: int, what: str, step: int = 4
+) -> int:
+    """Offset where context i holds values[i] (`width` bytes, little-endian), for all i; the first from `start` on.
+
+    Offsets are multiples of `step`, as far as `start` is one.
+    """
     encoded = [(value & (1 << 8 * width) - 1).to_bytes(width, "little") for value in values]
-    for at in range(start, len(contexts[0]) - width + 1, 4):
+    for at in range(start, len(contexts[0]) - width + 1, step):
         if all(c[at : at + width] == e for c, e in zip(contexts, encoded, strict=True)):
             return at
     raise ProbeError(f"cannot locate {what} in Unicorn's saved context of {len(contexts[0])} bytes")

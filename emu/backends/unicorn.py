@@ -58,6 +58,7 @@ _u64 = ctypes.c_uint64
 _WORD = struct.Struct("<Q")
 _INT = struct.Struct("<i")
 _NO_TRAP = -2
+_NOTED = 0x3D  # exceptions as Unicorn notes them, in the bits of the registers; it tells no denormal operands
 _FREE_FLAGS = ARITH | DF | NT | AC | ID  # flags guest code may hold in the machine's own register
 _FORCED_FLAGS = 2 | IF  # the machine's interrupt flag is the monitor's; the guest's is virtual
 
@@ -223,7 +224,7 @@ class UnicornBackend:
         at_regs = find_words(self._kernel, regs, "the general registers")
         at_rip = find_words(self._kernel, [0x7EED_1234_5678], "the instruction pointer")
         at_root = find_words(self._kernel, [self.fixed.root], "CR3")
-        self._at = ContextLayout(at_regs, at_rip, at_root, 0, 0, (), 0, 0)
+        self._at = ContextLayout(at_regs, at_rip, at_root, 0, 0, (), 0, 0, 0, 0, 0, 0, 0)
         landings = [self._land(16, 1, True, True, slot) for slot in (8, 16)]
         segments = []
         for number in range(6):
@@ -252,9 +253,37 @@ class UnicornBackend:
             faults.append(bytes(self._buffer))
         error = find_series(faults, (0, 2, 3, 1), 4, end, "the error code of a fault")
         old = find_series([clean, *faults], (-1, 14, 14, 14, 14), 4, end, "the pending exception")
-        self._at = ContextLayout(at_regs, at_rip, at_root, start, end, tuple(segments), error, old)
+        floating = self._measure_floating(clean, end)
+        self._at = ContextLayout(at_regs, at_rip, at_root, start, end, tuple(segments), error, old, *floating)
         self._buffer[:] = clean
         self._flags = 0x202
+
+    def _measure_floating(self, clean: bytes, start: int) -> tuple[int, int, int, int, int]:
+        """Find x87 control and status word, MXCSR, and the exceptions noted of x87 and of SSE instructions."""
+        one, third = 0x3F800000, 0x40400000  # 1.0 and 3.0
+        after = []
+        for control, mxcsr, code, divisor in (
+            (0x37F, 0x1F80, "", 0),
+            (0xF7F, 0x5F80, "f30f5ec1", third),  # divss xmm0, xmm1: inexact
+            (0x37F, 0x3F80, "f30f5ec1", 0),  # a division by zero
+            (0x77F, 0x1F80, "d9e8d9ebdef9", 0),  # fld1, fldpi, fdivp: inexact
+            (0x37F, 0x1F80, "d9e8d9eedef9", 0),  # fld1, fldz, fdivp: a division by zero, which Unicorn tells at once
+        ):
+            load = bytes.fromhex("dbe3 d96e04 0fae16 f30f104608 f30f104e0c")  # fninit, fldcw, ldmxcsr, movss twice
+            struct.pack_into("<IIII", self.data, _STACK - 64, mxcsr, control, one, divisor)
+            self.patch(_LANDING + 8, load + bytes.fromhex(code) + self.layout.leave)
+            self._buffer[:] = clean
+            struct.pack_into("<Q", self._buffer, self._at.regs + 8 * 6, BASE64 + _DATA_AT + _STACK - 64)
+            self._restore(self._handle, self._context)
+            self._check(self._start(self._handle, BASE64 + _LANDING + 8, 0, 0, 0), "measuring the x87 and SSE state")
+            after.append(bytes(self._buffer))
+        return (
+            find_series(after, (0x37F, 0xF7F, 0x37F, 0x77F, 0x37F), 2, start, "the x87 control word", 2),
+            find_series(after, (0, 0, 0, 0, 4), 2, start, "the x87 status word", 2),
+            find_series(after, (0x1F80, 0x5F80, 0x3F80, 0x1F80, 0x1F80), 4, start, "MXCSR"),
+            find_series(after, (0, 0, 0, 0x20, 4), 1, start, "the exceptions of x87", 1),
+            find_series(after, (0, 0x20, 4, 0, 0), 1, start, "the exceptions of SSE", 1),
+        )
 
     def _land(self, mode: int, cpl: int, stack32: bool, based: bool, slot: int = 8, *, smap: bool = False) -> bytes:
         """The context after a real world switch to `mode` at `cpl`; `based` gives the data segments a non-zero base."""
@@ -343,6 +372,32 @@ class UnicornBackend:
             return self._flags
         self._lib.uc_reg_read(self._handle, ux.UC_X86_REG_EFLAGS, self._word_at)
         return self._word.value & 0xFFFF_FFFF  # Unicorn writes four bytes
+
+    def settle_exceptions(self, *, discard: bool = False) -> tuple[int, int]:
+        at, buffer = self._at, self._buffer
+        x87, sse = buffer[at.x87_noted] & _NOTED, buffer[at.sse_noted] & _NOTED
+        buffer[at.x87_noted] = buffer[at.sse_noted] = 0
+        if not discard:
+            buffer[at.status] |= x87
+            buffer[at.mxcsr] |= sse
+        return x87, sse
+
+    @property
+    def unmasked(self) -> tuple[int, int]:
+        at, buffer = self._at, self._buffer
+        return ~buffer[at.control] & 0x3F, ~(buffer[at.mxcsr] >> 7 | buffer[at.mxcsr + 1] << 1) & 0x3F
+
+    def state(self) -> bytes:
+        return bytes(self._buffer)
+
+    def restore(self, state: bytes) -> None:
+        self._buffer[:] = state
+
+    def raise_flags(self, x87: int, sse: int) -> None:
+        at, buffer = self._at, self._buffer
+        buffer[at.status] |= x87 | (0x80 if x87 else 0)  # summary, and in the upper byte busy
+        buffer[at.status + 1] |= 0x80 if x87 else 0
+        buffer[at.mxcsr] |= sse
 
     def push(self, regs: list[int], flags: int | None) -> None:
         _REGS.pack_into(self._buffer, self._at.regs, *regs)

@@ -6,12 +6,13 @@ costs more than executing it.
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import TYPE_CHECKING, Final
 
 from emu.backends.base import LEAVE, Trap, View
 from isa.base import NativeResult
-from isa.x86.state import ARITH
+from isa.x86.state import ARITH, XM
 
 if TYPE_CHECKING:
     from emu.backends.base import Backend
@@ -21,6 +22,12 @@ PLACE: Final = 32  # bytes of one instruction with the exit behind it
 _VIEW: Final = View(64, 1, True, (0, 0, 0, 0, 0, 0))
 _FXSAVE, _FXRSTOR = b"\x48\x0f\xae\x05\0\0\0\0", b"\x48\x0f\xae\x0d\0\0\0\0"
 _DISP_AT: Final = 4
+_APPROXIMATION: Final = re.compile(
+    rb"\xf3?[\x40-\x4f]?\x0f[\x52\x53]"
+)  # RSQRTPS, RCPPS: they raise nothing (SDM vol. 2)
+_ROUNDING: Final = re.compile(rb"\x66[\x40-\x4f]?\x0f\x3a[\x08-\x0b]")  # ROUNDPS and its like, silent where told so
+_PRECISION: Final = 0x20
+_BEFORE: Final = 0x05  # x87 exceptions of which a result is not stored: invalid, division by zero (SDM vol. 1, 8.5)
 _DISP: Final = struct.Struct("<i")
 # Opcode and pointers of the last x87 instruction in the image: they name places in the code cache, and read as zero.
 _POINTERS_AT, _POINTERS_END = 6, 24
@@ -77,8 +84,27 @@ class CacheUnit:
         backend.set_view(_VIEW)
         backend.push(regs, rflags)
         self._vector = -1
+        backend.settle_exceptions()
+        unmasked_x87, unmasked_sse = backend.unmasked
+        before = backend.state() if unmasked_x87 or unmasked_sse else b""
         while at >= 0:  # a stop that somebody asks for meanwhile must not keep the instruction from being executed
             at = backend.run(at, self._trapped)
+        approximates = _APPROXIMATION.match(code) is not None
+        exact = _ROUNDING.match(code) is not None and bool(code[-1] & 8)
+        x87, sse = backend.settle_exceptions(discard=approximates or exact)
+        if exact:
+            sse &= ~_PRECISION
+            backend.raise_flags(0, sse)
+        if self._vector < 0 and not approximates and (x87 & unmasked_x87 or sse & unmasked_sse):
+            if sse & unmasked_sse:
+                backend.restore(before)
+                backend.raise_flags(0, sse & _BEFORE if sse & unmasked_sse & _BEFORE else sse)
+                return NativeResult(memory, regs, rflags & ARITH, XM)
+            if x87 & unmasked_x87 & _BEFORE:
+                backend.restore(before)
+                backend.raise_flags(x87 & _BEFORE, 0)
+                return NativeResult(memory, regs, rflags & ARITH, done=False)
+            backend.raise_flags(x87, 0)
         after = [0] * 16
         backend.pull(after)
         flags = backend.flags()
@@ -87,6 +113,11 @@ class CacheUnit:
     def _trapped(self, trap: Trap) -> int:
         self._vector = -1 if trap.vector == LEAVE else trap.vector
         return -1
+
+    @property
+    def unmasked(self) -> int:
+        x87, sse = self._backend.unmasked
+        return (1 if sse else 0) | (2 if x87 else 0)
 
     def save(self) -> bytes:
         image = self.execute(_FXSAVE, _DISP_AT, bytes(512), [0] * 16, 2).memory

@@ -15,7 +15,7 @@ from emu.dbt.store import ModeKey, Translation, TranslationStore, key_of
 from emu.memory import GuestMemory
 from isa.x86.code import Site, SiteKind
 from isa.x86.decode import Decoder
-from isa.x86.emit import Emitter, Target
+from isa.x86.emit import USER_TABLE, Emitter, Target
 from isa.x86.incache import LOOKUP_SPILLS
 from isa.x86.rewrite import BlockMode, Rewriter
 
@@ -214,8 +214,9 @@ class Translator:
             if table is None:
                 raise RuntimeError("no jump table is free: has_room was not asked")
             salt, layout = self._cache.salt(mode), self._backend.layout
-            target = Target(mode.mode, layout, table.offset, mode.through_gs, mode.user, salt)
-            key = key_of(mode, layout.data_base[mode.mode], table.offset + salt)
+            place = USER_TABLE if mode.user else table.offset
+            target = Target(mode.mode, layout, place, mode.through_gs, mode.user, salt)
+            key = key_of(mode, layout.data_base[mode.mode], place + salt)
             found = self._targets[mode] = target, key
             self._modes[key] = mode
         return found

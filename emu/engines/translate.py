@@ -20,18 +20,18 @@ from emu.engines.base import EngineCounters
 from emu.exits import Budget, Exit, Fault, Halt
 from emu.memory import GuestMemory
 from emu.mmu import ShadowMmu
-from isa.base import GuestFault, Interrupted
+from isa.base import Flow, GuestFault, Interrupted
 from isa.x86 import paging
 from isa.x86.code import Piece, Site, SiteKind
 from isa.x86.cpu import Cpu
 from isa.x86.emit import BUDGET, PENDING, SELECTORS, SPILL, VIRTUAL_IF
-from isa.x86.incache import LOOKUP_SPILLS
+from isa.x86.incache import LOOKUP_END, LOOKUP_SPILLS
 from isa.x86.interp import Interpreter
-from isa.x86.native import misaligned
+from isa.x86.native import misaligned, unmasks
 from isa.x86.operands import Op
 from isa.x86.rewrite import BlockMode, ends_block, traits
 from isa.x86.sensitive import IN_CACHE
-from isa.x86.state import AC, ARITH, DF, DS, ES, FS, GS, ID, IF, NT, PAGE_FAULT, RF, SS, TF
+from isa.x86.state import AC, ARITH, DF, DS, ES, FS, GS, ID, IF, NT, PAGE_FAULT, RCX, RDX, RF, SS, TF
 from isa.x86.views import Modes
 
 _MACHINE_FLAGS = ARITH | DF | NT | AC | ID  # live in the backend's flags register while translated code runs
@@ -42,6 +42,7 @@ _ONE_BY_ONE = TF | RF  # the next instruction traps, or clears RF (SDM vol. 3, 1
 _STRAY_STEPS = 64  # instructions interpreted at once where code cannot be translated
 _NO_OPERATION = b"\x66\x90"  # as long as the leave sequence
 _SELECTORS = struct.Struct("<6H")
+_LOOKED_UP = (Flow.RETURN, Flow.INDIRECT_JUMP, Flow.INDIRECT_CALL)
 _M32 = 0xFFFFFFFF
 
 
@@ -104,6 +105,7 @@ class TranslateEngine:
         self._deferred: tuple[Block, int, int] | None = None  # a vector instruction to emulate outside the handler
         self._remainder = 0  # instructions to interpret because the budget does not cover the next block
         self._interrupted = False
+        self._lookup_regs = [0] * 16
         self._flags_stay = False  # the machine's flags were not brought to the `Cpu`
         self._stale: list[int | None] = [None]  # mappings the guest flushed since the last dispatch
         self._counters = EngineCounters()
@@ -302,9 +304,14 @@ class TranslateEngine:
                     return self._overdrawn(block, site.index, trap.pc)
                 case SiteKind.ALIGNMENT:
                     return self._align(block, site.index, trap.pc)
+                case SiteKind.EXCEPTIONS | SiteKind.CONTROL:
+                    return self._floating(block, site, trap.pc)
         if trap.vector == PAGE_FAULT:
             found = self.cache.sites.get(trap.pc)
             if found is not None and found[1].kind is SiteKind.LOOKUP:
+                if self._look_up_again(found[0]):
+                    self._counters.exits["link"] += 1
+                    return trap.pc
                 return self._looked_up(*found)
         block_hit = self.cache.block_at(trap.pc)
         if block_hit is None:
@@ -312,6 +319,9 @@ class TranslateEngine:
         index = block_hit.piece_at(trap.pc)
         if trap.vector == PAGE_FAULT:
             if trap.cr2 == self._backend.layout.void[block_hit.mode.mode]:
+                if self._at_lookup(block_hit, index, trap.pc) and self._look_up_again(block_hit):
+                    self._counters.exits["indirect"] += 1
+                    return trap.pc
                 return self._indirect(block_hit, index, trap.pc)
             linear = trap.cr2 if block_hit.mode.mode == 64 else trap.cr2 & _M32
             if self._cpu.smap and not block_hit.mode.user:
@@ -331,6 +341,24 @@ class TranslateEngine:
         pieces = block_hit.pieces
         behind = pieces[index + 1].start if index + 1 < len(pieces) else -1
         return self._emulate_or_defer(block_hit, index, behind)
+
+    def _at_lookup(self, block: Block, index: int, at: int) -> bool:
+        """True for the instruction that ends a lookup; a guest's own access may meet the void address too."""
+        code = self._backend.code
+        return bytes(code[at : at + len(LOOKUP_END)]) == LOOKUP_END and block.pieces[index].insn.flow in _LOOKED_UP
+
+    def _look_up_again(self, block: Block) -> bool:
+        """A jump table had no entry: True where its target is known, and only lost its place to another one.
+
+        The lookup then goes on as if it had found it: with no difference in RCX.
+        """
+        regs = self._lookup_regs
+        self._backend.pull(regs)
+        if not self.cache.look_up_again(block, regs[RDX], regs[RCX]):
+            return False
+        regs[RCX] = 0
+        self._backend.push(regs, None)
+        return True
 
     def _callout(self, block: Block, index: int, behind: int) -> int:
         self._pull(block, index, behind - self._leave_size, True)
@@ -354,6 +382,21 @@ class TranslateEngine:
             return behind
         self._pull(block, index, behind - self._leave_size)
         return self._emulate_or_defer(block, index, -1)
+
+    def _floating(self, block: Block, site: Site, behind: int) -> int:
+        """Bring exception flags up to date before an instruction that sees them, or has other ones masked."""
+        self._counters.exits["fpu status"] += 1
+        self._backend.settle_exceptions()
+        if site.kind is SiteKind.EXCEPTIONS:
+            return behind
+        cpu, piece = self._cpu, block.pieces[site.index]
+        self._backend.pull(cpu.regs)
+        if cpu.smap and not block.mode.user:
+            cpu.set_ac(self._backend.flags())
+        if unmasks(cpu, piece.insn, piece.guest_pc) == block.mode.unmasked:
+            return behind
+        self._pull(block, site.index, behind - self._leave_size)
+        return self._emulate_or_defer(block, site.index, -1)
 
     def _emulate_or_defer(self, block: Block, index: int, behind: int) -> int:
         piece = block.pieces[index]
@@ -402,6 +445,8 @@ class TranslateEngine:
             self._settle(block, index + 1)
             return self._finish(Budget())
         cpu.shadow = False  # no interrupt can arrive before the next instruction has run
+        if piece.vector and self._modes.unmasked(cpu) != block.mode.unmasked:
+            behind = -1
         if behind >= 0 and block.valid and not piece.ends and not self._stale:
             size = len(piece.raw)
             if cpu.rip == (start + size if block.mode.mode == 64 else start + size & _M32):
@@ -523,6 +568,8 @@ class TranslateEngine:
         block = self._block_at(cpu.rip)
         if block is not None and self._observe is not None:
             self._observe(block)
+        if self._mode.user:
+            self.cache.select(self._mode)
         self._backend.set_view(_view(cpu, self._mode))
         _SELECTORS.pack_into(self._backend.data, SELECTORS, *[segment.selector for segment in cpu.segs])
         return -1 if block is None else block.entry
@@ -538,13 +585,13 @@ class TranslateEngine:
                 if linear is not None:
                     mmu.forget(linear)
         lost = mmu.take_lost()
+        self.cache.enter(mmu.space.number)
         if mmu.changed_everywhere:
             mmu.changed_everywhere = False
             self.cache.forget_user_targets()
             reach.revalidate(lambda _linear, _user: -1)  # no table knows any more which pages of code depend on it
             return
-        if switched or any(user for _, user in lost):
-            self.cache.forget_user_targets()
+        self.cache.forget_user_targets({space for _, space in lost})
         if switched:
             reach.switch(mmu.top_entry, self._code_page)
         if lost:

@@ -61,6 +61,15 @@ MEMORY: Final[dict[str, Explanation]] = {
         "One callout for each access.",
         "Flat segments; data out of the code segment, and 16-bit addressing in 16-bit code.",
     ),
+    "FPU_STATUS": Explanation(
+        "The guest looked at x87 or SSE exception flags, loaded a control word, or computes with exceptions unmasked.",
+        "Unicorn keeps these flags to itself: the monitor brings them to the registers before they are seen, and where "
+        "exceptions are not masked the interpreter executes each instruction.",
+        "FNSTSW, FNSTENV, FNSAVE, FXSAVE, STMXCSR, FNCLEX, FNINIT; FLDCW, FLDENV, FRSTOR, FXRSTOR, LDMXCSR; all x87 or "
+        "SSE instructions with unmasked exceptions",
+        "A short exit, after which the instruction itself runs in the cache; a callout where exceptions are unmasked.",
+        "SSE instead of x87, whose comparisons and conversions go through FNSTSW and FLDCW; masked exceptions.",
+    ),
     "ALIGNMENT_CHECK": Explanation(
         "An instruction whose memory operand must be aligned ran for the first time at its place.",
         "The machine does not check alignment. So each such instruction is checked when it runs first, and copied from "

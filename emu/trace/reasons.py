@@ -64,6 +64,7 @@ _CAUSES_OF: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     ("PROTECTION_KEY", ""): ("rdpkru", "wrpkru"),
     ("UNDEFINED_INSTRUCTION", ""): ("ud", "undefined", "undefined_feature", "illegal lock", "rsm", "vmx"),
     ("FPU_UNAVAILABLE", ""): ("fpu trap",),
+    ("FPU_STATUS", ""): ("fpu status", "fpu exception"),
     ("ALIGNMENT_CHECK", ""): ("alignment",),
     ("UNTRANSLATABLE", ""): ("misexecuted", "rip-relative"),
     ("MEMORY_ACCESS", "memory"): ("memory",),

@@ -32,6 +32,8 @@ class SiteKind(enum.IntEnum):
     BUDGET = 2  # the instruction budget does not cover this block
     LOOKUP = 3  # as LINK, but never chained: the jump table has no entry for the target
     ALIGNMENT = 4  # an operand that must be aligned is about to be used for the first time
+    EXCEPTIONS = 5  # exception flags of x87 status word or MXCSR are about to be seen
+    CONTROL = 6  # x87 control word or MXCSR is about to be loaded
 
 
 # One exit, offsets counted from the start of the run: the offset that identifies it, kind, number of the instruction,

@@ -19,6 +19,7 @@ BUDGET: Final = 0x20  # instructions left, counted down by every block; 32 bits
 PENDING: Final = 0x24  # non-zero while an interrupt waits for the guest's IF
 VIRTUAL_IF: Final = 0x28  # the guest's IF, as the flag's bit: 0 or 0x200
 SELECTORS: Final = 0x30  # the guest's six segment selectors, 16 bits each
+USER_TABLE: Final = 0x40  # host address of the jump table of the user code that runs
 SCRATCH_STACK: Final = 0x80  # the end of a stack that takes one register
 TABLES: Final = 0x1000  # jump tables: TABLE_SLOTS negated targets, then as many host addresses
 TABLE_SLOTS: Final = 1 << 16  # indexed by the low 16 bits of the target: MOVZX needs no flags
@@ -44,9 +45,12 @@ class HostLayout(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where code is being emitted for: guest mode, backend layout, the offset of the mode's jump table in the monitor's
-    data, whether data is reached through GS, and whether the code runs at CPL 3. Code finds a target in the table under
-    the number that is `salt` more, by which modes that share a table are told apart."""
+    """Where code is being emitted for: guest mode, backend layout, offset of the jump table in the monitor's data.
+
+    For `user` code, which runs at CPL 3, `table` is the offset of the address of the table that belongs to the address
+    space. `through_gs` tells that data is reached through GS. Code finds a target in the table under the number that is
+    `salt` more, by which modes that share a table are told apart.
+    """
 
     mode: int
     layout: HostLayout
@@ -186,8 +190,11 @@ class Emitter:
         return b"\x66\x67" if self.mode == 16 else b""
 
     def table_address(self, reg: int) -> None:
-        """LEA reg, [the jump table]."""
-        self.data_address(reg, self.target.table)
+        """LEA reg, [the jump table]; in user code MOV reg, [its address]."""
+        if self.target.user:
+            self._data_operand(b"\x8b", reg, self.target.table)
+        else:
+            self.data_address(reg, self.target.table)
 
     def data_address(self, reg: int, offset: int) -> None:
         """LEA reg, [data]."""

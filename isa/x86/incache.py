@@ -14,7 +14,8 @@ from isa.x86.emit import PENDING, SCRATCH_STACK, TABLE_SLOTS, VIRTUAL_IF, Emitte
 from isa.x86.state import AC, IF, IOPL, NT, RCX, RDX, RSI, RSP, TF
 
 LOOKUP_SPILLS: Final = ((RCX, 0), (RDX, 1), (RSI, 2))
-FAULT_SIZE: Final = 2  # bytes of the instruction that ends `lookup` and faults where nothing was found
+LOOKUP_END: Final = b"\xf3\xac"  # the instruction that ends `lookup`, REP LODSB; it faults where nothing was found
+FAULT_SIZE: Final = len(LOOKUP_END)
 
 
 @dataclass(slots=True)

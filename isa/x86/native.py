@@ -128,6 +128,10 @@ def _lengths(insn: Insn) -> Lengths | None:
     return clamped
 
 
+class _NotDone(Exception):
+    """An unmasked x87 exception kept the instruction from being done; it is pending."""
+
+
 def _run(
     cpu: Cpu, code: bytes, disp_at: int, data: bytes, waits: bool, lengths: Lengths | None = None
 ) -> tuple[bytes, int]:
@@ -136,6 +140,8 @@ def _run(
         code, disp_at = bytes((WAIT,)) + code, disp_at + 1 if disp_at >= 0 else -1
     given = cpu.regs if lengths is None else lengths(cpu.regs)
     result = _unit(cpu).execute(code, disp_at, data, given, cpu.rflags)
+    if not result.done:
+        raise _NotDone
     if result.vector >= 0:
         masked = result.vector == XM and not cpu.cr4 & CR4_OSXMMEXCPT
         raise GuestFault(UD if masked else result.vector)
@@ -149,6 +155,23 @@ def misaligned(cpu: Cpu, insn: Insn, pc: int) -> bool:
     """True where the memory operand of an SSE instruction at `pc` does not begin at a multiple of 16."""
     mem = insn.mem
     return mem is not None and bool(_linear(cpu, mem.seg, offset(insn, mem, pc)(cpu)) & 15)
+
+
+def unmasks(cpu: Cpu, insn: Insn, pc: int) -> int:
+    """What `NativeUnit.unmasked` becomes by loading control words from memory, as far as can be told before it."""
+    mem, now = insn.mem, cpu.native.unmasked if cpu.native is not None else 0
+    if mem is None:
+        return now
+    at = offset(insn, mem, pc)(cpu)
+    try:
+        if insn.opcode == GROUP15:
+            mxcsr = cpu.load(mem.seg, at + (_MXCSR_AT if insn.reg_field == 1 else 0), 4)
+            now = now & 2 | (1 if ~mxcsr & 0x1F80 else 0)
+        if insn.opcode != GROUP15 or insn.reg_field == 1:
+            now = now & 1 | (2 if ~cpu.load(mem.seg, at, 2) & 0x3F else 0)
+    except GuestFault:
+        pass  # the instruction will find out
+    return now
 
 
 def _linear(cpu: Cpu, seg: int, at: int) -> int:
@@ -175,7 +198,10 @@ def _in_registers(insn: Insn) -> Op:
     def execute(cpu: Cpu) -> None:
         check(cpu)
         before = cpu.rflags & ARITH
-        _, flags = _run(cpu, code, -1, b"", waits, lengths)
+        try:
+            _, flags = _run(cpu, code, -1, b"", waits, lengths)
+        except _NotDone:
+            return
         if compares:
             flags &= ~(OF | SF | AF)
         if flags != before:
@@ -218,7 +244,10 @@ def _with_memory(insn: Insn, address: Read, seg: int) -> Op:
             data = _checked_control(cpu, data)
         before = cpu.rflags & ARITH
         kept = _unit(cpu).save() if keeps else b""
-        data, flags = _run(cpu, code, disp_at, data, waits, lengths)
+        try:
+            data, flags = _run(cpu, code, disp_at, data, waits, lengths)
+        except _NotDone:
+            return
         if keeps:
             after = _unit(cpu).save()
             _unit(cpu).load(kept[:_MXCSR_AT] + after[_MXCSR_AT:_MM_AT] + kept[_MM_AT:_XMM_AT] + after[_XMM_AT:])

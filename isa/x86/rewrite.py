@@ -21,7 +21,16 @@ from isa.x86.emit import BUDGET, INT32_MAX, INT32_MIN, Emitter, Target
 from isa.x86.misexecuted import may_divide_out_of_range, misexecuted
 from isa.x86.sensitive import Row, Treatment, lock_is_legal, row_of
 from isa.x86.state import ARITH, CS, DS, ES, GS, RCX, RDI, RSI, SS
-from isa.x86.vector import EMMS, TOUCH_MMX, is_sse, is_vector, memory_size, needs_alignment
+from isa.x86.vector import (
+    EMMS,
+    TOUCH_MMX,
+    is_sse,
+    is_vector,
+    loads_control,
+    memory_size,
+    needs_alignment,
+    sees_exceptions,
+)
 
 MASK64: Final = 0xFFFFFFFFFFFFFFFF
 
@@ -34,7 +43,8 @@ class BlockMode:
     DS is not flat and monitor data is reached through GS; `exact` that blocks test the instruction budget; `no_sse`
     that CR4.OSFXSR is clear, so that SSE instructions are undefined; `flat_stack` that RSP (32 bits of it in 32-bit
     code) can hold any address of the monitor's; `aligning` that misaligned accesses fault (CR0.AM, EFLAGS.AC);
-    `unlimited` is, for 16-bit code, a bit mask of segment registers that reach all of 4 GiB.
+    `unmasked` is `NativeUnit.unmasked`; `unlimited` is, for 16-bit code, a bit mask of segment registers that reach all
+    of 4 GiB.
     """
 
     mode: int
@@ -50,6 +60,7 @@ class BlockMode:
     flat_stack: bool = False
     aligning: bool = False
     unlimited: int = 0
+    unmasked: int = 0
     plain: set[Insn] = field(default_factory=set, repr=False)  # instructions found to be copied as they are
 
     @property
@@ -93,6 +104,7 @@ class Traits:
     refused: bool  # a LOCK prefix makes it none
     misexecuted: bool
     aligned: bool  # misaligned, its memory operand faults
+    asks: SiteKind | None  # what the monitor must do before an x87 or SSE instruction, besides
     frees_flags: bool  # before it the arithmetic flags are dead, and it cannot fault
 
 
@@ -105,7 +117,12 @@ def traits(insn: Insn) -> Traits:
     ends = insn.flow is not Flow.NEXT or (row is not None and row.ends_block)
     vector = is_vector(insn)
     aligned = vector and 0 <= insn.modrm < 0xC0 and is_sse(insn) and needs_alignment(insn, memory_size(insn))
-    insn.traits = made = Traits(row, ends, vector, refused, misexecuted(insn), aligned, _frees_flags(insn, row))
+    asks = None
+    if vector and loads_control(insn):
+        asks = SiteKind.CONTROL
+    elif vector and sees_exceptions(insn):
+        asks = SiteKind.EXCEPTIONS
+    insn.traits = made = Traits(row, ends, vector, refused, misexecuted(insn), aligned, asks, _frees_flags(insn, row))
     return made
 
 
@@ -126,6 +143,8 @@ def callout_reason(insn: Insn, mode: BlockMode) -> str:
         return row.name
     if known.vector and (mode.fpu_traps or (mode.no_sse and is_sse(insn))):
         return "fpu trap"
+    if known.vector and mode.unmasked and mode.unmasked & (1 if is_sse(insn) else 2):
+        return "fpu exception"
     if known.misexecuted:
         return "misexecuted"
     if mode.aligning and segments_used(insn):
@@ -412,6 +431,9 @@ class Rewriter:
             return
         match insn.flow:
             case Flow.NEXT:
+                asks = traits(insn).asks
+                if asks is not None:
+                    self._draft.leaves(self._emit.leave(), asks, index)
                 if traits(insn).aligned:
                     self._draft.leaves(self._emit.leave(), SiteKind.ALIGNMENT, index)
                 if insn.opcode == EMMS:
@@ -419,7 +441,7 @@ class Rewriter:
                 elif insn.opcode == _CMPXCHG8B and insn.reg_field == 1:
                     # Unicorn's takes the flags it leaves alone from what was last brought up to date: at a jump
                     self._emit.raw((b"\x66" if insn.mode == 16 else b"") + b"\xeb\0")
-                elif not (insn.rip_relative or insn.opcode in (0xF6, 0xF7) or traits(insn).aligned):
+                elif not (insn.rip_relative or insn.opcode in (0xF6, 0xF7) or traits(insn).aligned or asks is not None):
                     self._mode.plain.add(insn)
                 self._copy(insn, raw, index, pc)
             case Flow.JUMP:

@@ -2,8 +2,8 @@
 
 A repeated instruction that faults keeps what it has done: the registers tell how far it came. Where the elements lie in
 plain RAM that the software TLB knows, or go upwards to RAM with a write trace, a whole page of them is handled at once;
-everything else goes element by element, so that faults, limits and MMIO are exact. INS and OUTS are system
-instructions (`isa.x86.portio`).
+everything else goes element by element, so that faults, limits and MMIO are exact. INS and OUTS are system instructions
+(`isa.x86.portio`).
 """
 
 from __future__ import annotations

@@ -125,6 +125,30 @@ def needs_alignment(insn: Insn, size: int) -> bool:
     return not (op in (0x0F6F, 0x0F7F) and insn.rep == 0xF3)
 
 
+def sees_exceptions(insn: Insn) -> bool:
+    """True for what reads or replaces the exception flags of x87 status word or MXCSR."""
+    op, field = insn.opcode, insn.reg_field
+    if op == GROUP15:
+        return insn.modrm < 0xC0 and field < 4
+    if insn.modrm >= 0xC0:
+        return (op == 0xDF and insn.modrm == 0xE0) or (
+            op == 0xDB and insn.modrm in (0xE2, 0xE3)
+        )  # FNSTSW, FNCLEX, FNINIT
+    return (op == 0xD9 and field in (4, 6)) or (
+        op == 0xDD and field in (4, 6, 7)
+    )  # FLDENV FNSTENV, FRSTOR FNSAVE FNSTSW
+
+
+def loads_control(insn: Insn) -> bool:
+    """True for what loads x87 control word or MXCSR from memory, and so decides which exceptions are masked."""
+    op, field = insn.opcode, insn.reg_field
+    if insn.modrm < 0 or insn.modrm >= 0xC0:
+        return False
+    if op == GROUP15:
+        return field in (1, 2)
+    return (op == 0xD9 and field in (4, 5)) or (op == 0xDD and field == 4)  # FLDENV, FLDCW, FRSTOR
+
+
 def forgets_mmx(insn: Insn) -> bool:
     """True for MMX instructions behind 0F 38 and 0F 3A: Unicorn does not set the x87 top and tags for them."""
     return insn.opcode > 0xFFFF and is_mmx(insn)

@@ -24,14 +24,19 @@ class Modes:
         self._exact = exact
         self._known: dict[tuple[object, ...], BlockMode] = {}
 
+    @staticmethod
+    def unmasked(cpu: Cpu) -> int:
+        return 0 if cpu.native is None else cpu.native.unmasked
+
     def mode(self, cpu: Cpu) -> BlockMode:
         """The mode of code about to run on `cpu`."""
         iopl = (cpu.system_flags & IOPL) >> 12
         fpu_traps = bool(cpu.cr0 & (CR0_TS | CR0_EM))
         no_sse = not cpu.cr4 & CR4_OSFXSR  # SSE is undefined then (SDM vol. 3, 13.1.4)
         aligning = cpu.aligning
+        unmasked = self.unmasked(cpu)
         if cpu.mode == 64:
-            key: tuple[object, ...] = (64, cpu.cpl, iopl, fpu_traps, no_sse, aligning)
+            key: tuple[object, ...] = (64, cpu.cpl, iopl, fpu_traps, no_sse, aligning, unmasked)
         else:
             # 64 KiB segments need no checks where offsets have 16 bits: the rewriter checks 32-bit ones itself
             sixteen = cpu.mode == 16
@@ -59,16 +64,19 @@ class Modes:
                 flat_stack,
                 aligning,
                 unlimited,
+                unmasked,
             )
         found = self._known.get(key)
         if found is None:
             if cpu.mode == 64:
-                found = BlockMode(64, cpu.cpl, iopl, fpu_traps, False, 0, True, 0, self._exact, no_sse, True, aligning)
+                found = BlockMode(
+                    64, cpu.cpl, iopl, fpu_traps, False, 0, True, 0, self._exact, no_sse, True, aligning, 0, unmasked
+                )
             else:
                 stack32, base = bool(ss.attr & ATTR_DB), cpu.segs[CS].base
                 found = BlockMode(
                     cpu.mode, cpu.cpl, iopl, fpu_traps, not flat, checked, stack32, base, self._exact, no_sse,
-                    cpu.mode == 32 and flat_stack, aligning, unlimited,
+                    cpu.mode == 32 and flat_stack, aligning, unlimited, unmasked,
                 )  # fmt: skip
             self._known[key] = found
         return found

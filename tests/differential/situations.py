@@ -19,6 +19,7 @@ from tests.differential.harness import Case, Outcome
 Fields = tuple[str, ...]
 AC_FAULT, XM, PAGE_FAULT, GP, SS_FAULT, MF = 17, 19, 14, 13, 12, 16
 _IE, _SF, _ES, _C1 = 1, 0x40, 0x80, 0x200
+_DE, _ZE, _PE = 2, 4, 0x20  # denormal operand, division by zero, precision; also in MXCSR
 _X87_FLAGS: Final = 0x82FF  # exception flags, stack fault, summary, C1 and busy
 _MONITOR_SIZE: Final = 2 * CODE_SIZE + 0x1000  # code cache, data and the page that always faults
 _STRINGS: Final = frozenset((*range(0xA4, 0xA8), *range(0xAA, 0xB0)))
@@ -64,8 +65,36 @@ def simd_exception(s: Situation) -> Fields:
     return ("*",) if s.real.vector == XM else ()
 
 
+def denormal_exception(s: Situation) -> Fields:
+    return ("*",) if s.real.vector == XM and s.real.fx[24] & _DE else ()
+
+
 def simd_flags(s: Situation) -> Fields:
-    return ("mxcsr",) if s.insn.opcode > 0xFF and not s.bits("mxcsr") & ~0x3F else ()
+    return ("mxcsr",) if s.insn.opcode > 0xFF and not s.bits("mxcsr") & ~_DE else ()
+
+
+def division_flags(s: Situation) -> Fields:
+    divides = s.insn.opcode in (0xD8, 0xDA, 0xDC, 0xDE) and s.insn.reg_field >= 6
+    return ("fsw",) if divides and not s.bits("fsw") & ~(_DE | _C1 | _ZE) else ()
+
+
+def rounding_flags(s: Situation) -> Fields:
+    rounds = 0x0F3A08 <= s.insn.opcode <= 0x0F3A0B and s.insn.raw[-1] & 8
+    return ("mxcsr",) if rounds and not s.bits("mxcsr") & ~(_DE | _PE) else ()
+
+
+def approximation_flags(s: Situation) -> Fields:
+    return ("mxcsr",) if s.insn.opcode in (0x0F52, 0x0F53) and not s.bits("mxcsr") & ~0x3F else ()
+
+
+def store_flags(s: Situation) -> Fields:
+    faulted = s.x87 and s.real_faulted and s.real.vector in (SS_FAULT, GP, PAGE_FAULT, AC_FAULT)
+    return ("fsw",) if faulted and not s.bits("fsw") & ~0x3F else ()
+
+
+def mmx_exception(s: Situation) -> Fields:
+    converts = s.insn.opcode in (0x0F2C, 0x0F2D) and not s.insn.rep
+    return ("fsw", "ftw", "st*") if converts and s.real.vector == XM else ()
 
 
 def approximations(s: Situation) -> Fields:
@@ -73,7 +102,7 @@ def approximations(s: Situation) -> Fields:
 
 
 def x87_flags(s: Situation) -> Fields:
-    return ("fsw",) if s.x87 and not s.bits("fsw") & ~_X87_FLAGS else ()
+    return ("fsw",) if s.x87 and not s.bits("fsw") & ~(_DE | _C1) else ()
 
 
 def x87_stack(s: Situation) -> Fields:

@@ -12,9 +12,12 @@ from emu.preempt import Preempter
 from guests.encode import raw
 from isa.x86.state import (
     CR0_AM,
+    CR0_MP,
+    CR0_NE,
     CR0_PE,
     CR0_TS,
     CR4_OSFXSR,
+    CR4_OSXMMEXCPT,
     CS,
     DS,
     ES,
@@ -320,6 +323,42 @@ def test_indirect_jumps_through_a_table(make: Make) -> None:
     assert world.engine.counters().exits["indirect"] <= 4
 
 
+@pytest.mark.parametrize("kind", ENGINES)
+def test_targets_that_share_a_place_in_the_table_are_both_found(make: Make, kind: str) -> None:
+    world = make(kind)
+    world.put("mov ecx, 50; again: mov eax, 0x110000; call eax; mov eax, 0x120000; call eax; dec ecx; jnz again; hlt")
+    world.put("add ebx, 1; ret", 0x110000)
+    world.put("add ebx, 100; ret", 0x120000)
+    assert isinstance(world.run(), Halt)
+    assert world.cpu.regs[RBX] == 50 * 101
+    if kind == "translate":
+        counters = world.engine.counters()
+        assert counters.exits["indirect"] >= 99
+        assert counters.dispatches < 20  # all others were answered where they came from
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_a_target_that_lost_its_place_is_not_found_once_its_bytes_changed(make: Make, kind: str) -> None:
+    world = make(kind)
+    world.put(
+        "mov ecx, 9; again: mov eax, 0x110000; call eax; mov eax, 0x120000; call eax; cmp ecx, 5; jne next; "
+        "mov byte ptr [0x120002], 50; mov byte ptr [0x110002], 7; next: dec ecx; jnz again; hlt"
+    )
+    world.put("add ebx, 1; ret", 0x110000)
+    world.put("add ebx, 100; ret", 0x120000)
+    assert isinstance(world.run(), Halt)
+    assert world.cpu.regs[RBX] == 5 * 101 + 4 * 57
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_a_guest_reads_what_is_at_the_void_address(make: Make, kind: str) -> None:
+    world = make(kind)
+    void = make("translate").engine._backend.layout.void[32]
+    world.put(f"mov ecx, 1; mov edx, 0x1234; mov esi, {void:#x}; mov eax, 0; rep lodsb; hlt")
+    assert isinstance(world.run(), Halt)
+    assert (world.cpu.regs[RAX], world.cpu.regs[RCX], world.cpu.regs[RSI]) == (0xFF, 0, void + 1)
+
+
 def test_every_stop_point_of_a_mixed_loop_agrees_with_the_interpreter(make: Make) -> None:
     """Invariants 2 and 4: the whole state is equal after any number of instructions."""
     text = (
@@ -425,3 +464,77 @@ def test_unreal_mode_reaches_all_addresses(make: Make, kind: str) -> None:
     assert world.memory.read(0x201000, 4) == 1000
     if kind == "translate":
         assert world.engine.counters().exits["segment check"] == 1
+
+
+FLAT = 0x2000  # where the tests of exceptions keep their operands
+
+
+def floating(make: Make, kind: str, text: str, words: tuple[int, ...] = ()) -> tuple[Any, object]:
+    """The world after `text`, which finds `words` at EBX."""
+    world = make(kind)
+    world.cpu.cr0 |= CR0_NE | CR0_MP
+    world.cpu.cr4 |= CR4_OSFXSR | CR4_OSXMMEXCPT
+    for number, word in enumerate(words):
+        world.memory.write(FLAT + 4 * number, 4, word)
+    world.cpu.regs[RBX] = FLAT
+    world.put(text)
+    return world, world.run()
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+@pytest.mark.parametrize(
+    ("text", "flags"),
+    [
+        ("movss xmm0, [ebx]; divss xmm0, [ebx+4]", 0x20),  # 1 / 3
+        ("movss xmm0, [ebx]; divss xmm0, [ebx+8]", 0x04),  # 1 / 0
+        ("movss xmm0, [ebx+8]; divss xmm0, [ebx+8]; addss xmm0, [ebx]", 0x01),  # 0 / 0, and the flag stays
+        ("movss xmm0, [ebx+12]; mulss xmm0, xmm0", 0x28),
+        ("movss xmm0, [ebx]; divss xmm0, [ebx+4]; ldmxcsr [ebx+16]", 0),
+        ("movss xmm0, [ebx]; addss xmm0, xmm0", 0),
+    ],
+)
+def test_flags_of_masked_simd_exceptions(make: Make, kind: str, text: str, flags: int) -> None:
+    words = (0x3F800000, 0x40400000, 0, 0x7F000000, 0x1F80)
+    world, out = floating(make, kind, f"{text}; stmxcsr [ebx+32]; hlt", words)
+    assert out == Halt(False)
+    assert world.memory.read(FLAT + 32, 4) == 0x1F80 | flags
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_an_unmasked_simd_exception(make: Make, kind: str) -> None:
+    words = (0x3F800000, 0x40400000, 0, 0, 0x1D80)  # division by zero is not masked
+    text = "movss xmm0, [ebx]; ldmxcsr [ebx+16]; divss xmm0, [ebx+4]; movss xmm1, xmm0; divss xmm0, [ebx+8]"
+    world, out = floating(make, kind, text, words)
+    assert isinstance(out, Fault)
+    assert (out.vector, out.pc) == (19, ORG + len(raw(text[: text.rindex(";") + 1], 32, ORG)))
+    image = world.cpu.native.save()
+    assert image[160:164] == image[176:180]  # the quotient of before
+    assert int.from_bytes(image[24:28], "little") == 0x1D80 | 0x24
+    assert world.memory.read(FLAT + 16, 4) == 0x1D80
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+@pytest.mark.parametrize(
+    ("text", "flags"),
+    [
+        ("fld1; fldpi; fdivp st(1), st(0)", 0x20), ("fld1; fldz; fdivp st(1), st(0)", 0x04),
+        ("fld1; fchs; fsqrt", 0x01), ("fld1; fchs; fsqrt; fnclex", 0),
+        ("fld1; fldpi; fdivp st(1), st(0); fninit", 0), ("fld1; fld1; faddp st(1), st(0)", 0),
+    ],
+)  # fmt: skip
+def test_flags_of_masked_x87_exceptions(make: Make, kind: str, text: str, flags: int) -> None:
+    world, out = floating(make, kind, f"fninit; {text}; fnstsw ax; hlt")
+    assert out == Halt(False)
+    assert world.cpu.regs[RAX] & 0xFF == flags
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+@pytest.mark.parametrize("waiting", ["fld1", "fwait", "movq [ebx+8], mm0", "fadd st(0), st(0)"])
+def test_an_unmasked_x87_exception_is_raised_by_the_next_instruction(make: Make, kind: str, waiting: str) -> None:
+    text = "fninit; fldcw [ebx]; fldz; fldz; fdivp st(1), st(0); mov ecx, 7; "
+    world, out = floating(make, kind, text + waiting, (0x37E,))
+    assert isinstance(out, Fault)
+    assert (out.vector, out.pc) == (16, ORG + len(raw(text, 32, ORG)))
+    assert world.cpu.regs[RCX] == 7
+    image = world.cpu.native.save()
+    assert int.from_bytes(image[2:4], "little") & 0xB8FF == 0xB081  # nothing was popped; invalid, summary, busy
