@@ -37,8 +37,13 @@ linux: $(VENV)/ready ## Boot Debian's kernel with a busybox shell (KERNEL=cloud,
 	$(BIN)/vemu run $(LINUX)/$(KERNEL)/vmlinuz --initrd $(LINUX)/rootfs-$(KERNEL).cpio.gz --memory 256M \
 		--append console=ttyS0
 
-verify: $(VENV)/ready ## Compare interpreter and translator on every bundled guest and memtest86+
+verify: $(VENV)/ready ## Compare interpreter and translator on every bundled guest, memtest86+ and Linux
 	$(BIN)/python -m tests.verify_all
+
+trials: $(VENV)/ready ## Boot Linux in every way, twenty times in a row, and kill it fifty times
+	$(BIN)/python -m tests.guests.matrix
+	$(BIN)/python -m tests.guests.boots
+	$(BIN)/python -m tests.guests.kills
 
 bench: $(VENV)/ready ## Compare the engines, plain Unicorn and QEMU
 	$(BIN)/python -m benchmarks
@@ -52,4 +57,4 @@ costs: $(VENV)/ready ## Measure what single events cost, and put the tables into
 clean: ## Remove what the targets above made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache dist
 
-.PHONY: help venv run test lint guests linux verify bench bench-linux costs clean
+.PHONY: help venv run test lint guests linux verify trials bench bench-linux costs clean

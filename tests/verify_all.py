@@ -1,8 +1,8 @@
-"""`make verify`: every bundled guest and memtest86+ under interpreter and translator in lockstep.
+"""`make verify`: every bundled guest, memtest86+ and Debian's kernel under interpreter and translator in lockstep.
 
 Each runs twice: its first two million instructions compared in front of every block, then all of it (of memtest86+ the
-first fifty million instructions) compared after every thousand, with blocks chained. The first two million instructions
-of a guest are compared with plain Unicorn besides, as far as it comes.
+first fifty million instructions, of the kernel twenty) compared after every thousand, with blocks chained. The first
+two million instructions of a guest are compared with plain Unicorn besides, as far as it comes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from guests import catalogue
+from guests.debian import KERNELS
 
 _FIRST = ("--max-instructions", "2000000")
 _MEMTEST = ("--append", "console=ttyS0,115200", "--memory", "32M")
@@ -32,6 +33,12 @@ def main() -> int:
             ]
         else:
             print(f"{path} is missing: install the package memtest86+")
+    linux = KERNELS["cloud"].image
+    if linux.exists():
+        boot = (str(linux), "--append", "console=ttyS0 quiet", "--memory", "256M")
+        runs += [(*boot, *_FIRST), (*boot, "--every", "1000", "--max-instructions", "20000000")]
+    else:
+        print(f"{linux} is missing: 'make linux' fetches it")
     failed = 0
     for arguments in runs:
         print(f"vemu verify {' '.join(arguments)}: ", end="", flush=True)
