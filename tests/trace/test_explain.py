@@ -12,6 +12,7 @@ from emu.errors import UsageError
 from emu.trace.explain import EXPLANATIONS, explain, listing
 from emu.trace.reasons import CAUSES, EXITS, PREFIXES, cause_of, place_text, reasons_of
 from emu.trace.record import NO_OPERAND
+from isa.x86 import rewrite
 from isa.x86.sensitive import ROWS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,7 +52,9 @@ def callouts() -> set[str]:
     tree = ast.parse((ROOT / "isa" / "x86" / "rewrite.py").read_text(encoding="utf-8"))
     (function,) = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == "callout_reason"]
     returned = [n.value for n in ast.walk(function) if isinstance(n, ast.Return)]
-    return {str(value.value) for value in returned if isinstance(value, ast.Constant)} - {""}
+    texts = {str(value.value) for value in returned if isinstance(value, ast.Constant)}
+    named = {getattr(rewrite, value.id) for value in returned if isinstance(value, ast.Name)}
+    return (texts | named) - {""}
 
 
 def test_the_source_is_read() -> None:
