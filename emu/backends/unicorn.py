@@ -55,6 +55,9 @@ if TYPE_CHECKING:
 _REGS = struct.Struct("<16Q")
 _HOOK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
 _u64 = ctypes.c_uint64
+# Requests of uc_ctl: what is asked for, the number of arguments and the direction, as unicorn.h packs them.
+_FLUSH_TLB = ctypes.c_uint32(uco.UC_CTL_TLB_FLUSH | uco.UC_CTL_IO_WRITE << 30)
+_REMOVE_CACHE = ctypes.c_uint32(uco.UC_CTL_TB_REMOVE_CACHE | 2 << 26 | uco.UC_CTL_IO_WRITE << 30)
 _WORD = struct.Struct("<Q")
 _INT = struct.Struct("<i")
 _NO_TRAP = -2
@@ -174,9 +177,12 @@ class UnicornBackend:
         uc, lib = self._uc, self._lib
         self._start = lib.uc_emu_start
         self._start.argtypes = [ctypes.c_void_p, _u64, _u64, _u64, ctypes.c_size_t]
-        self._save, self._restore = lib.uc_context_save, lib.uc_context_restore
+        # Giving the interpreter's lock away for less than a microsecond costs as much again: only the run itself does.
+        quick = ctypes.PyDLL(lib._name)
+        self._save, self._restore = quick.uc_context_save, quick.uc_context_restore
         self._save.argtypes = self._restore.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
-        lib.uc_reg_read.argtypes = lib.uc_reg_write.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
+        self._read, self._write, self._control = quick.uc_reg_read, quick.uc_reg_write, quick.uc_ctl
+        self._read.argtypes = self._write.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
         self._context = ctypes.c_void_p()
         self._check(lib.uc_context_alloc(self._handle, ctypes.byref(self._context)), "uc_context_alloc")
         assert self._context.value is not None
@@ -217,7 +223,7 @@ class UnicornBackend:
         uc.reg_write(ux.UC_X86_REG_RIP, 0x7EED_1234_5678)
         self._save(self._handle, self._context)
         self._kernel = bytes(self._buffer)
-        self._lib.uc_reg_read(self._handle, ux.UC_X86_REG_CR4, self._word_at)
+        self._read(self._handle, ux.UC_X86_REG_CR4, self._word_at)
         uc.reg_write(ux.UC_X86_REG_CR4, self._word.value | CR4_SMAP)
         self._save(self._handle, self._context)
         self._smap_kernel = bytes(self._buffer)
@@ -327,7 +333,8 @@ class UnicornBackend:
         if start == end:
             return  # Unicorn refuses an empty range
         # by the window that every root has: what was made at the other one is found by its physical address
-        self._uc.ctl_remove_cache(BASE64 + start, BASE64 + end)
+        status = self._control(self._handle, _REMOVE_CACHE, _u64(BASE64 + start), _u64(BASE64 + end))
+        self._check(status, f"dropping what was made of cache offsets {start:#x} to {end:#x}")
 
     def owns(self, linear: int) -> bool:
         low = self._low
@@ -336,7 +343,7 @@ class UnicornBackend:
     def set_root(self, physical: int) -> None:
         # At once: when code is patched the machine looks for it by its present tables, and the old ones may be gone.
         self._word.value = physical
-        self._lib.uc_reg_write(self._handle, ux.UC_X86_REG_CR3, self._word_at)
+        self._write(self._handle, ux.UC_X86_REG_CR3, self._word_at)
         _WORD.pack_into(self._buffer, self._at.root, physical)
         self._tlb_stale = True
 
@@ -370,7 +377,7 @@ class UnicornBackend:
     def flags(self) -> int:
         if self._flags is not None:
             return self._flags
-        self._lib.uc_reg_read(self._handle, ux.UC_X86_REG_EFLAGS, self._word_at)
+        self._read(self._handle, ux.UC_X86_REG_EFLAGS, self._word_at)
         return self._word.value & 0xFFFF_FFFF  # Unicorn writes four bytes
 
     def settle_exceptions(self, *, discard: bool = False) -> tuple[int, int]:
@@ -415,10 +422,10 @@ class UnicornBackend:
         self._restore(self._handle, self._context)
         if self._flags is not None:
             self._word.value = self._flags
-            self._lib.uc_reg_write(self._handle, ux.UC_X86_REG_EFLAGS, self._word_at)
+            self._write(self._handle, ux.UC_X86_REG_EFLAGS, self._word_at)
             self._flags = None
         if self._tlb_stale:
-            self._lib.uc_ctl(self._handle, ctypes.c_uint32(uco.UC_CTL_TLB_FLUSH | uco.UC_CTL_IO_WRITE << 30))
+            self._control(self._handle, _FLUSH_TLB)
             self._tlb_stale = False
 
     def _capture(self) -> None:
@@ -429,7 +436,7 @@ class UnicornBackend:
     def _settle(self) -> None:
         """Fix the flags before the machine's lazily kept ones are lost."""
         if self._flags is None:
-            self._lib.uc_reg_read(self._handle, ux.UC_X86_REG_EFLAGS, self._word_at)
+            self._read(self._handle, ux.UC_X86_REG_EFLAGS, self._word_at)
             self._flags = self._word.value & 0xFFFF_FFFF
 
     def _dispatch(self, vector: int) -> int:
@@ -441,7 +448,7 @@ class UnicornBackend:
         else:
             (trap.error,) = _INT.unpack_from(self._buffer, self._at.error)
             if vector == 14:
-                self._lib.uc_reg_read(self._handle, ux.UC_X86_REG_CR2, self._word_at)
+                self._read(self._handle, ux.UC_X86_REG_CR2, self._word_at)
                 trap.cr2 = self._word.value
         return self._handler(trap)
 
