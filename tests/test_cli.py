@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -224,7 +225,7 @@ def test_blocks_shows_guest_and_host_code(vemu: Vemu) -> None:
     done = vemu("blocks", "hello64", "--at", "0x100041")
     title, *rows = done.out.rstrip().splitlines()
     assert done.code == 0
-    assert title.startswith("0x100041: 64-bit kernel code, 5 instructions, 11 bytes to ")
+    assert re.match(r"0x100041: 64-bit kernel code, \d instructions, \d+ bytes to \d+", title)
     assert rows[0].split()[:3] == ["100041", "push", "rax"]
     assert any("push rax" in row.partition("|")[2] for row in rows)
     assert len({row.index("|") for row in rows}) == 1

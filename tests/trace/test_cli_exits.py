@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -30,7 +31,7 @@ def test_a_table_follows_the_console(vemu: Vemu) -> None:
     done = vemu("trace", "--exits", "hello64")
     assert done.code == CODE
     assert done.out.startswith(SAYS + "             VM-EXIT    Samples")
-    assert "\n      IO_INSTRUCTION         47    83.93% " in done.out
+    assert re.search(r"^      IO_INSTRUCTION         47 +\d\d\.\d\d% ", done.out, re.MULTILINE)
     assert "0x3f8:POUT IO_INSTRUCTION       com1         23 " in done.out
     last = done.err.splitlines()[-1]
     assert last.startswith("vemu: ")
@@ -45,7 +46,7 @@ def test_what_programs_read_has_standard_output_for_itself(format_: str) -> None
     assert done.returncode == CODE
     assert done.stderr.decode().startswith(SAYS)
     if format_ == "json":
-        assert sum(row["samples"] for row in json.loads(done.stdout)["groups"]) == 56
+        assert {row["reason"]: row["samples"] for row in json.loads(done.stdout)["groups"]}["IO_INSTRUCTION"] == 47
     elif format_ == "jsonl":
         assert [e["operand"] for e in exits(done.stdout.decode())].count("0x3f8") == len(SAYS)
     elif format_ == "csv":
@@ -53,7 +54,7 @@ def test_what_programs_read_has_standard_output_for_itself(format_: str) -> None
     else:
         from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import Trace
 
-        assert len(Trace.FromString(done.stdout).packet) > 56
+        assert len(Trace.FromString(done.stdout).packet) > 2 * 47
 
 
 def test_a_saved_trace_says_what_the_run_said(vemu: Vemu, tmp_path: Path) -> None:

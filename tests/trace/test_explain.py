@@ -52,8 +52,9 @@ def callouts() -> set[str]:
     tree = ast.parse((ROOT / "isa" / "x86" / "rewrite.py").read_text(encoding="utf-8"))
     (function,) = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == "callout_reason"]
     returned = [n.value for n in ast.walk(function) if isinstance(n, ast.Return)]
-    constants = {str(value.value) for value in returned if isinstance(value, ast.Constant)} - {""}
-    return constants | {getattr(rewrite, value.id) for value in returned if isinstance(value, ast.Name)}
+    texts = {str(value.value) for value in returned if isinstance(value, ast.Constant)}
+    named = {getattr(rewrite, value.id) for value in returned if isinstance(value, ast.Name)}
+    return (texts | named) - {""}
 
 
 def test_the_source_is_read() -> None:
