@@ -13,8 +13,8 @@ from emu.dbt.cache import CodeCache
 from emu.dbt.discover import MAX_RUN, discover
 from emu.dbt.store import ModeKey, Translation, TranslationStore, key_of
 from emu.memory import GuestMemory
-from isa.x86.code import Site, SiteKind
-from isa.x86.decode import Decoder
+from isa.x86.code import UNDEFINED, Code, Site, SiteKind
+from isa.x86.decode import MAX_LENGTH, Decoder
 from isa.x86.emit import USER_TABLE, Emitter, Target
 from isa.x86.incache import LOOKUP_SPILLS
 from isa.x86.rewrite import BlockMode, Rewriter
@@ -109,7 +109,8 @@ class Translator:
         raw = b"".join([code.raw for code in codes])
         made = Translation.of(key, pc, raw, host, array("H", fixups).tobytes(), codes)
         made.entered.update(number for number, start in enumerate(starts) if start in run.returns)
-        if second < 0 and not self._apart:
+        # the bytes that are none are not all known, and others may follow the first one when it is met again
+        if second < 0 and not self._apart and not any(map(_ends_in_nothing, codes)):
             self.store.add(made)
         blocks = self._place(made, mode, linear, physical, second)
         if not self._apart:
@@ -154,6 +155,8 @@ class Translator:
         for number, code in enumerate(made.codes):
             high = low + len(code.raw)
             spans: tuple[tuple[int, int], ...] = ((low, high),)
+            if _ends_in_nothing(code):  # what makes it none may be behind its first byte
+                spans = ((low, min(high + MAX_LENGTH - 1, (low | 0xFFF) + 1)),)
             if second >= 0:
                 edge = (physical | 0xFFF) + 1
                 spans = ((low, edge), (second, second + high - edge))
@@ -260,3 +263,8 @@ class Translator:
                     if found is not None and len(found.spans) == 1:
                         self._entered(found)
                         cache.link(behind, found, executed=False)
+
+
+def _ends_in_nothing(code: Code) -> bool:
+    """True where the last instruction of a block is none."""
+    return bool(code.reasons) and code.reasons[-1][1] == UNDEFINED

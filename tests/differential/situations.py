@@ -93,7 +93,7 @@ def store_flags(s: Situation) -> Fields:
 
 
 def mmx_exception(s: Situation) -> Fields:
-    converts = s.insn.opcode in (0x0F2C, 0x0F2D) and not s.insn.rep
+    converts = s.insn.opcode in (0x0F2A, 0x0F2C, 0x0F2D) and not s.insn.rep
     return ("fsw", "ftw", "st*") if converts and s.real.vector == XM else ()
 
 
@@ -128,7 +128,8 @@ def transcendental(s: Situation) -> Fields:
 def environment(s: Situation) -> Fields:
     op, field = s.insn.opcode, s.insn.reg_field
     stores = s.insn.modrm < 0xC0 and ((op == 0xD9 and field == 6) or (op == 0xDD and field == 6))
-    return ("data*", "fcw") if stores else ()
+    masks = not s.bits("fsw") & ~0x8080  # and so is no exception pending any more
+    return ("data*", "fcw", "fsw") if stores and masks else ()
 
 
 def control_word(s: Situation) -> Fields:
@@ -220,6 +221,8 @@ def _flushed(right: int, mine: int, bits: int) -> bool:
 
 def flush_to_zero(s: Situation) -> Fields:
     mxcsr = int.from_bytes(s.case.fx[24:28], "little")
+    if "mxcsr" in s.differences and mxcsr & 0x8000 and not s.bits("mxcsr") & ~0x32:
+        return ("mxcsr",)
     if s.x87:
         return ("st*", "data*") if mxcsr & 0x8000 else ()
     if not is_vector(s.insn) or not mxcsr & 0x8040:
@@ -374,4 +377,4 @@ def ordered(s: Situation) -> Fields:
 
 
 def dot_product(s: Situation) -> Fields:
-    return ("xmm*",) if s.insn.opcode in (0x0F3A40, 0x0F3A41) else ()
+    return ("xmm*", "mxcsr") if s.insn.opcode in (0x0F3A40, 0x0F3A41) else ()

@@ -538,3 +538,16 @@ def test_an_unmasked_x87_exception_is_raised_by_the_next_instruction(make: Make,
     assert world.cpu.regs[RCX] == 7
     image = world.cpu.native.save()
     assert int.from_bytes(image[2:4], "little") & 0xB8FF == 0xB081  # nothing was popped; invalid, summary, busy
+
+
+def test_what_is_no_instruction_may_become_one(make: Make) -> None:
+    """Its bytes are written anew, from the second on: what was translated first must not be taken again."""
+    world = make()
+    world.memory.write_bytes(ORG, bytes.fromhex("0f04"))  # undefined
+    out = world.run()
+    assert isinstance(out, Fault)
+    assert out.vector == 6
+    world.memory.write(ORG + 1, 4, 0x90F4C8)  # BSWAP eax; HLT
+    world.cpu.regs[RAX] = 0x12345678
+    assert world.run() == Halt(False)
+    assert world.cpu.regs[RAX] == 0x78563412
