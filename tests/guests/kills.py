@@ -33,7 +33,7 @@ from tests.guests.linux import ext4_disk, host, kernel_and_initrd, tool
 
 _KEPT: Final = 8  # the newest files that the guest keeps
 _ROUNDS: Final = {"boot": 1000, "writing": 1000, "end": 3}  # until the guest switches itself off
-_SECONDS: Final = 480  # to the text that a kill waits for
+_SECONDS: Final = 900  # to the text that a kill waits for
 _APPEND: Final = "console=ttyS0 quiet acpi=off nolapic noapic"
 _DISK_MIB: Final = 24
 

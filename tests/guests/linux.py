@@ -17,7 +17,7 @@ from guests.debian import KERNELS, FetchError, fetch_busybox, fetch_kernel
 from guests.linux import applets_of, initramfs, modules_of
 
 MEMORY = 256 << 20
-TIMEOUT = 480.0  # generous: the machine that runs the tests may be busy
+TIMEOUT = 900.0  # generous: the machine that runs the tests may be busy
 PROMPT = "# "
 
 Reply = Callable[[Machine, str], None]
