@@ -30,7 +30,7 @@ class Translation:
     through a table reached. `packed` are the blocks' records, unpacked when they are needed.
     """
 
-    __slots__ = ("_codes", "entered", "fixups", "host", "idle", "key", "packed", "pc", "place", "placed", "raw")
+    __slots__ = ("_codes", "entered", "fixups", "host", "idle", "kept", "key", "packed", "pc", "place", "placed", "raw")
 
     def __init__(
         self, key: ModeKey, pc: int, raw: bytes, host: bytes, fixups: bytes, packed: bytes, entered: Iterable[int] = ()
@@ -40,6 +40,7 @@ class Translation:
         self.idle = 0
         self.place = -1  # in the order in which the last run needed it
         self.placed = False
+        self.kept = False  # by a store
         self._codes: tuple[Code, ...] = ()
 
     @classmethod
@@ -77,7 +78,7 @@ class TranslationStore:
         self.made = 0
         self._bytes = 0
         for place, translation in enumerate(self.ordered):
-            translation.place = place
+            translation.place, translation.kept = place, True
             self._by_pc.setdefault((translation.key, translation.pc), []).append(translation)
 
     def find(self, key: ModeKey, pc: int, code: bytes) -> Translation | None:
@@ -92,10 +93,13 @@ class TranslationStore:
         if self._bytes > _MOST:
             return
         self._by_pc.setdefault((translation.key, translation.pc), []).append(translation)
+        translation.kept = True
         self.made += 1
 
     def use(self, translation: Translation) -> None:
         """Note that a translation is being placed."""
+        if not translation.kept:
+            return
         if translation.idle >= 0:
             translation.idle = -1
             self._used.append(translation)

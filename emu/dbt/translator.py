@@ -109,7 +109,8 @@ class Translator:
         raw = b"".join([code.raw for code in codes])
         made = Translation.of(key, pc, raw, host, array("H", fixups).tobytes(), codes)
         made.entered.update(number for number, start in enumerate(starts) if start in run.returns)
-        # the bytes that are none are not all known, and others may follow the first one when it is met again
+        # Not kept is what lies on two pages, because the second one can be mapped anywhere, and what is no instruction:
+        # of its bytes only the first one is known, and others may follow when that is met again.
         if second < 0 and not self._apart and not any(map(_ends_in_nothing, codes)):
             self.store.add(made)
         blocks = self._place(made, mode, linear, physical, second)
@@ -139,8 +140,7 @@ class Translator:
 
         `second` is the physical address of the page that its only instruction reaches into, or -1.
         """
-        if second < 0:  # what lies on two pages is not kept: the second one can be mapped anywhere
-            self.store.use(made)
+        self.store.use(made)
         if made.place >= 0:
             self.reused += sum(len(code.sizes) for code in made.codes)
         at = self._cache.next_offset

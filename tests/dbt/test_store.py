@@ -92,3 +92,10 @@ def test_a_key_tells_every_mode_apart() -> None:
     assert len(keys) == 1 + len(others)
     assert key_of(one, 0x1000, 0x3000) not in keys, "another jump table"
     assert key_of(one, 0x5000, 0x2000) not in keys, "other places of the monitor's data"
+
+
+def test_what_was_not_added_is_not_saved() -> None:
+    store = TranslationStore()
+    made = translation(1)
+    store.use(made)
+    assert store.to_save() == []
