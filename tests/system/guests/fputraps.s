@@ -34,7 +34,7 @@
     fldcw word ptr [unmasked]
     fld1
     fldz
-    fdivp st(1), st(0)
+    fdiv st(1), st(0)           ; QEMU's FDIVP pops although nothing may change (SDM vol. 1, 8.5.3)
 .endm
 .macro divide_then
     divide_by_zero
