@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, TextIO
 
@@ -55,9 +54,10 @@ class FrameSink:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         if self._live is not None:
+            width = self._live.console.size.width
             self._live.stop()
             self._live = None
-            self._print(Screen(shutil.get_terminal_size().columns))
+            self._print(Screen(width))
 
     def finish(self, snapshot: Snapshot) -> None:
         """The run is over: keep figures of all of it for the last frame. A pipe gets it now."""

@@ -58,7 +58,7 @@ def test_a_terminal_of_any_size_and_ctrl_c(tmp_path: Path, columns: int, rows: i
         os.environ.pop("COLUMNS", None)
         os.environ.pop("LINES", None)
         fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
-        os.execv(line[0], line)
+        os.execve(line[0], line, os.environ)  # not what readline put into C's environment: LINES and COLUMNS
     out, interrupted, end = b"", False, time.monotonic() + 60
     try:
         while time.monotonic() < end:
@@ -85,7 +85,7 @@ def test_a_terminal_of_any_size_and_ctrl_c(tmp_path: Path, columns: int, rows: i
     assert "IO_INSTRUCTION"[: columns - 8] in screen or rows < 6
     lines = left.split("\r\n")
     assert lines[-2] == "vemu: stopped [exit code 130]"
-    assert all(len(line) <= columns for line in lines[:-2])
+    assert all(len(line) <= columns for line in lines[:-2]), lines
     for shown in screen.split("\x1b[H")[1:-1]:
         plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown).split("\r\n")
         assert len(plain) <= rows
