@@ -1,7 +1,7 @@
 """Translations by guest address and bytes, apart from where they are placed: found again when the same code comes back.
 
 Code comes back when a page is mapped or loaded anew, when a patch is undone, and above all in the next run of the same
-guest: a store can be kept in a file (`emu.dbt.saved`). A translation is only ever used where the guest's bytes are the
+guest: a store can be kept in a file (`emu.saved_code`). A translation is only ever used where the guest's bytes are the
 ones that it was made from.
 """
 
