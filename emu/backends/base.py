@@ -110,6 +110,10 @@ class Backend(Protocol):
     def pull(self, regs: list[int]) -> None:
         """Copy the 16 general registers to `regs`."""
 
+    def bases(self) -> tuple[int, int]:
+        """The bases of FS and GS, which 64-bit code changes by itself."""
+        ...
+
     def flags(self) -> int:
         """The machine's flags register."""
         ...
@@ -134,6 +138,9 @@ class Backend(Protocol):
 
     def raise_flags(self, x87: int, sse: int) -> None:
         """Set exception flags; an x87 one is pending then."""
+
+    def set_register(self, number: int, value: int) -> None:
+        """Set one general register, in encoding order."""
 
     def push(self, regs: list[int], flags: int | None) -> None:
         """Set the general registers and the flags a guest may hold in the machine (arithmetic, DF, NT, AC, ID).

@@ -26,7 +26,7 @@ from emu.backends.unit import CacheUnit
 from emu.errors import VemuError
 from emu.pagetables import MonitorTables, TableMemory
 from isa.base import NativeUnit
-from isa.x86.state import AC, ARITH, CR4_SMAP, DF, ID, IF, NT
+from isa.x86.state import AC, ARITH, CR4_FSGSBASE, CR4_SMAP, DF, FS, GS, ID, IF, NT
 
 PHYSICAL: Final = 0x80_0000_0000  # where the monitor's own memory sits in the bare machine: 512 GiB, above all RAM
 CODE_SIZE: Final = 16 << 20
@@ -193,7 +193,7 @@ class UnicornBackend:
         for slot, attr in ((1, 0xA09B), (2, 0xC093)):
             struct.pack_into("<Q", self.data, _GDT + 8 * slot, descriptor(0, 0xFFFFF, attr))
         uc.reg_write(ux.UC_X86_REG_GDTR, (0, BASE64 + _DATA_AT + _GDT, 0xFFF, 0))
-        uc.reg_write(ux.UC_X86_REG_CR4, 1 << 5 | 1 << 9 | 1 << 10)  # PAE, OSFXSR, OSXMMEXCPT
+        uc.reg_write(ux.UC_X86_REG_CR4, 1 << 5 | 1 << 9 | 1 << 10 | CR4_FSGSBASE)  # PAE, OSFXSR, OSXMMEXCPT
         uc.msr_write(0xC0000080, 1 << 11 | 1 << 10 | 1 << 8)  # EFER: NXE, LMA, LME
         uc.reg_write(ux.UC_X86_REG_CR3, self.fixed.root)
         uc.reg_write(ux.UC_X86_REG_CR0, 0x8001_0033)  # PG, WP, NE, ET, MP, PE
@@ -261,6 +261,7 @@ class UnicornBackend:
         old = find_series([clean, *faults], (-1, 14, 14, 14, 14), 4, end, "the pending exception")
         floating = self._measure_floating(clean, end)
         self._at = ContextLayout(at_regs, at_rip, at_root, start, end, tuple(segments), error, old, *floating)
+        self._bases = struct.Struct(f"<Q{segments[GS] - segments[FS] - 8}xQ")
         self._buffer[:] = clean
         self._flags = 0x202
 
@@ -353,7 +354,7 @@ class UnicornBackend:
     # -- registers ---------------------------------------------------------------------------------------------
 
     def set_view(self, view: View) -> None:
-        if view == self._view:
+        if view == self._view and (view.mode != 64 or self.bases() == view.bases[FS:]):
             return
         self._view = view
         self._base = self.layout.code_base[view.mode]
@@ -373,6 +374,10 @@ class UnicornBackend:
 
     def pull(self, regs: list[int]) -> None:
         regs[:] = _REGS.unpack_from(self._buffer, self._at.regs)
+
+    def bases(self) -> tuple[int, int]:
+        fs, gs = self._bases.unpack_from(self._buffer, self._at.segments[FS] + 8)
+        return fs, gs
 
     def flags(self) -> int:
         if self._flags is not None:
@@ -405,6 +410,9 @@ class UnicornBackend:
         buffer[at.status] |= x87 | (0x80 if x87 else 0)  # summary, and in the upper byte busy
         buffer[at.status + 1] |= 0x80 if x87 else 0
         buffer[at.mxcsr] |= sse
+
+    def set_register(self, number: int, value: int) -> None:
+        _WORD.pack_into(self._buffer, self._at.regs + 8 * number, value)
 
     def push(self, regs: list[int], flags: int | None) -> None:
         _REGS.pack_into(self._buffer, self._at.regs, *regs)

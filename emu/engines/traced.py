@@ -69,7 +69,7 @@ class TracedTranslateEngine(TranslateEngine):
             pc = block.pieces[index].guest_pc
             watch.at(base + pc, block.linear)
             if self.sample is not None:
-                self._backend.pull(self._cpu.regs)
+                self._pull_registers(block)
                 self._cpu.rip = pc
                 self.sample()
         behind = super()._trap(trap)

@@ -21,17 +21,18 @@ from emu.exits import Budget, Exit, Fault, Halt
 from emu.memory import GuestMemory
 from emu.mmu import ShadowMmu
 from isa.base import Flow, GuestFault, Interrupted
-from isa.x86 import paging
+from isa.x86 import msr, paging
 from isa.x86.code import Piece, Site, SiteKind
 from isa.x86.cpu import Cpu
-from isa.x86.emit import BUDGET, PENDING, SELECTORS, SPILL, VIRTUAL_IF
+from isa.x86.emit import BUDGET, KERNEL_GS, PENDING, SELECTORS, SPILL, VIRTUAL_IF
 from isa.x86.incache import LOOKUP_END, LOOKUP_SPILLS
 from isa.x86.interp import Interpreter
 from isa.x86.native import misaligned, unmasks
 from isa.x86.operands import Op
 from isa.x86.rewrite import BlockMode, ends_block, traits
-from isa.x86.sensitive import IN_CACHE
-from isa.x86.state import AC, ARITH, DF, DS, ES, FS, GS, ID, IF, NT, PAGE_FAULT, RCX, RDX, RF, SS, TF
+from isa.x86.segmoves import set_base
+from isa.x86.sensitive import CHANGES_OF_BASES, IN_CACHE
+from isa.x86.state import AC, ARITH, CR4_TSD, DF, DS, ES, FS, GS, ID, IF, NT, PAGE_FAULT, RAX, RCX, RDX, RF, SS, TF
 from isa.x86.views import Modes
 
 _MACHINE_FLAGS = ARITH | DF | NT | AC | ID  # live in the backend's flags register while translated code runs
@@ -40,6 +41,7 @@ _MAX_BUDGET = (1 << 23) - 1  # what the budget test of translated code can tell 
 _QUIET = frozenset((0xE4, 0xE5, 0xE6, 0xE7, *range(0xEC, 0xF0), 0x0F31, *range(0x88, 0x8C), 0xC6, 0xC7, 0x0FB6, 0x0FB7))
 _ONE_BY_ONE = TF | RF  # the next instruction traps, or clears RF (SDM vol. 3, 17.3.1.1)
 _STRAY_STEPS = 64  # instructions interpreted at once where code cannot be translated
+_REDISPATCHED = CHANGES_OF_BASES | {"popf"}  # emulated, they change what the machine must show
 _NO_OPERATION = b"\x66\x90"  # as long as the leave sequence
 _SELECTORS = struct.Struct("<6H")
 _LOOKED_UP = (Flow.RETURN, Flow.INDIRECT_JUMP, Flow.INDIRECT_CALL)
@@ -98,6 +100,7 @@ class TranslateEngine:
         self._leave_size = len(backend.layout.leave)
         self._mode = self._modes.mode(cpu)
         self._words = backend.data[:0x1000].cast("I")
+        self._long_words = backend.data[:0x1000].cast("Q")
         self._charged = 0  # instructions retired, counting blocks being executed as a whole
         self._seen = 0  # the budget at the last harvest
         self._end = 0  # `cpu.retired` when the budget of this run is spent
@@ -237,7 +240,7 @@ class TranslateEngine:
         To `emulate` a quiet instruction the machine's flags may stay where they are, until `_settle_flags`.
         """
         cpu, words = self._cpu, self._words
-        self._backend.pull(cpu.regs)
+        self._pull_registers(block)
         piece = block.pieces[index]
         for start, end, spilled in piece.spilled:
             if start <= host < end:
@@ -253,6 +256,18 @@ class TranslateEngine:
             self._settle_flags()
         cpu.rip = piece.guest_pc
         self._account(block, index)
+
+    def _pull_registers(self, block: Block) -> None:
+        """Bring the `Cpu` the general registers and, from 64-bit code, the bases of FS and GS."""
+        cpu, backend = self._cpu, self._backend
+        backend.pull(cpu.regs)
+        if block.mode.mode == 64:
+            fs, gs = backend.bases()
+            if cpu.segs[FS].base != fs:
+                set_base(cpu, FS, fs)
+            if cpu.segs[GS].base != gs:
+                set_base(cpu, GS, gs)
+            cpu.kernel_gs_base = self._long_words[KERNEL_GS >> 3]
 
     def _settle_flags(self) -> None:
         """Give the `Cpu` the flags that `_pull` left in the machine."""
@@ -304,6 +319,8 @@ class TranslateEngine:
                     return self._overdrawn(block, site.index, trap.pc)
                 case SiteKind.ALIGNMENT:
                     return self._align(block, site.index, trap.pc)
+                case SiteKind.TIME:
+                    return self._read_time(block, site, trap.pc)
                 case SiteKind.EXCEPTIONS | SiteKind.CONTROL:
                     return self._floating(block, site, trap.pc)
         if trap.vector == PAGE_FAULT:
@@ -366,7 +383,7 @@ class TranslateEngine:
         reason = pieces[index].reason
         self._counters.exits[reason] += 1
         if reason in IN_CACHE:  # the exit lies inside the sequence that the interpreter now replaces
-            behind = pieces[index + 1].start if index + 1 < len(pieces) and reason != "popf" else -1
+            behind = pieces[index + 1].start if index + 1 < len(pieces) and reason not in _REDISPATCHED else -1
         return self._emulate_or_defer(block, index, behind)
 
     def _align(self, block: Block, index: int, behind: int) -> int:
@@ -376,7 +393,7 @@ class TranslateEngine:
         """
         piece = block.pieces[index]
         self._counters.exits["alignment"] += 1
-        self._backend.pull(self._cpu.regs)
+        self._pull_registers(block)
         if not misaligned(self._cpu, piece.insn, piece.guest_pc):
             self._backend.patch(behind - self._leave_size, _NO_OPERATION)
             return behind
@@ -390,13 +407,30 @@ class TranslateEngine:
         if site.kind is SiteKind.EXCEPTIONS:
             return behind
         cpu, piece = self._cpu, block.pieces[site.index]
-        self._backend.pull(cpu.regs)
+        self._pull_registers(block)
         if cpu.smap and not block.mode.user:
             cpu.set_ac(self._backend.flags())
         if unmasks(cpu, piece.insn, piece.guest_pc) == block.mode.unmasked:
             return behind
         self._pull(block, site.index, behind - self._leave_size)
         return self._emulate_or_defer(block, site.index, -1)
+
+    def _read_time(self, block: Block, site: Site, behind: int) -> int:
+        """RDTSC and RDTSCP: what they do not change stays in the machine."""
+        cpu = self._cpu
+        if cpu.stop_requested or self._interrupted or (block.mode.cpl and cpu.cr4 & CR4_TSD):
+            return self._callout(block, site.index, behind)
+        reason = block.pieces[site.index].reason
+        self._counters.exits[reason] += 1
+        self._counters.emulated += 1
+        if block.mode.exact:  # time may be counted in instructions
+            self._account(block, site.index)
+        now, put = msr.timestamp(cpu), self._backend.set_register
+        put(RAX, now & _M32)
+        put(RDX, now >> 32)
+        if reason == "rdtscp":
+            put(RCX, cpu.tsc_aux)
+        return behind
 
     def _emulate_or_defer(self, block: Block, index: int, behind: int) -> int:
         piece = block.pieces[index]
@@ -571,6 +605,7 @@ class TranslateEngine:
         if self._mode.user:
             self.cache.select(self._mode)
         self._backend.set_view(_view(cpu, self._mode))
+        self._long_words[KERNEL_GS >> 3] = cpu.kernel_gs_base
         _SELECTORS.pack_into(self._backend.data, SELECTORS, *[segment.selector for segment in cpu.segs])
         return -1 if block is None else block.entry
 

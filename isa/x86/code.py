@@ -34,6 +34,7 @@ class SiteKind(enum.IntEnum):
     ALIGNMENT = 4  # an operand that must be aligned is about to be used for the first time
     EXCEPTIONS = 5  # exception flags of x87 status word or MXCSR are about to be seen
     CONTROL = 6  # x87 control word or MXCSR is about to be loaded
+    TIME = 7  # RDTSC or RDTSCP: a callout that concerns few registers
 
 
 # One exit, offsets counted from the start of the run: the offset that identifies it, kind, number of the instruction,

@@ -20,6 +20,7 @@ PENDING: Final = 0x24  # non-zero while an interrupt waits for the guest's IF
 VIRTUAL_IF: Final = 0x28  # the guest's IF, as the flag's bit: 0 or 0x200
 SELECTORS: Final = 0x30  # the guest's six segment selectors, 16 bits each
 USER_TABLE: Final = 0x40  # host address of the jump table of the user code that runs
+KERNEL_GS: Final = 0x48  # the guest's IA32_KERNEL_GS_BASE
 SCRATCH_STACK: Final = 0x80  # the end of a stack that takes one register
 TABLES: Final = 0x1000  # jump tables: TABLE_SLOTS negated targets, then as many host addresses
 TABLE_SLOTS: Final = 1 << 16  # indexed by the low 16 bits of the target: MOVZX needs no flags
@@ -118,10 +119,17 @@ class Emitter:
         return head, self._data + offset - self._base - 4 - len(immediate)
 
     def spill(self, reg: int, slot: int) -> None:
-        self._data_operand(b"\x89", reg, SPILL[slot])
+        self.store(reg, SPILL[slot])
 
     def reload(self, reg: int, slot: int) -> None:
-        self._data_operand(b"\x8b", reg, SPILL[slot])
+        self.load(reg, SPILL[slot])
+
+    def load(self, reg: int, offset: int) -> None:
+        """MOV reg, [data], of the natural size."""
+        self._data_operand(b"\x8b", reg, offset)
+
+    def store(self, reg: int, offset: int) -> None:
+        self._data_operand(b"\x89", reg, offset)
 
     def load32(self, reg: int, offset: int) -> None:
         self._data_operand(b"\x8b", reg, offset, wide=False)
@@ -192,7 +200,7 @@ class Emitter:
     def table_address(self, reg: int) -> None:
         """LEA reg, [the jump table]; in user code MOV reg, [its address]."""
         if self.target.user:
-            self._data_operand(b"\x8b", reg, self.target.table)
+            self.load(reg, self.target.table)
         else:
             self.data_address(reg, self.target.table)
 

@@ -1,4 +1,4 @@
-"""Sequences that stay in the code cache: CLI, STI, PUSHF, POPF, STAC, CLAC and reads of selectors, and lookups.
+"""Sequences that stay in the code cache, for the frequent cases of the rows `sensitive.IN_CACHE`, and lookups.
 
 None of them changes a flag that the guest could still see: comparisons are made by LEA and JRCXZ.
 """
@@ -10,12 +10,16 @@ from typing import Final
 
 from isa.base import Flow
 from isa.x86.decode import Insn
-from isa.x86.emit import PENDING, SCRATCH_STACK, TABLE_SLOTS, VIRTUAL_IF, Emitter
+from isa.x86.emit import KERNEL_GS, PENDING, SCRATCH_STACK, TABLE_SLOTS, VIRTUAL_IF, Emitter
+from isa.x86.sensitive import CHANGES_OF_BASES, READS_OF_BASES
 from isa.x86.state import AC, IF, IOPL, NT, RCX, RDX, RSI, RSP, TF
 
 LOOKUP_SPILLS: Final = ((RCX, 0), (RDX, 1), (RSI, 2))
 LOOKUP_END: Final = b"\xf3\xac"  # the instruction that ends `lookup`, REP LODSB; it faults where nothing was found
 FAULT_SIZE: Final = len(LOOKUP_END)
+_BASES_SPILLS: Final = ((RCX, 0), (RDX, 1))
+_SWAPGS_SIZE: Final = 3
+_BASE_SIZE: Final = 4  # of RDFSBASE and its like, without a REX prefix; other prefixes are left to the interpreter
 
 
 @dataclass(slots=True)
@@ -26,11 +30,12 @@ class Sequence:
     slow_exits: list[int] = field(default_factory=list)
 
 
-def possible(name: str, insn: Insn, cpl: int, iopl: int, flat_stack: bool) -> bool:
+def possible(name: str, insn: Insn, cpl: int, iopl: int, flat_stack: bool, fsgsbase: bool) -> bool:
     """True where the instruction's frequent case can be emulated in the cache; the rest is a callout.
 
     CLI and STI raise #GP above IOPL (SDM vol. 2). PUSHF and POPF are done in the mode's natural size only, and not
-    where POPF changes IF but not IOPL. `flat_stack` as in `BlockMode`.
+    where POPF changes IF but not IOPL. The bases of FS and GS are the machine's own. `flat_stack` and `fsgsbase` as in
+    `BlockMode`.
     """
     if name in ("cli", "sti"):
         return cpl <= iopl
@@ -40,6 +45,10 @@ def possible(name: str, insn: Insn, cpl: int, iopl: int, flat_stack: bool) -> bo
         return insn.modrm >= 0xC0 and insn.reg_field < 6 and not insn.lock
     if name == "serialize":
         return not insn.lock
+    if name == "swapgs":
+        return insn.mode == 64 and cpl == 0 and insn.size == _SWAPGS_SIZE
+    if name in READS_OF_BASES or name in CHANGES_OF_BASES:
+        return fsgsbase and insn.size == (_BASE_SIZE + 1 if insn.rex else _BASE_SIZE)
     natural = {16: 0, 32: 4, 64: 8}[insn.mode]
     size = 8 if insn.mode == 64 and insn.opsize == 4 else insn.opsize
     return size == natural and not 0 < cpl <= iopl and not insn.lock
@@ -61,6 +70,13 @@ def emulate(name: str, emit: Emitter, insn: Insn, cpl: int, iopl: int) -> Sequen
         return Sequence()  # nothing runs ahead in the cache (SDM vol. 3, 9.3)
     if name in ("stac", "clac"):
         return _change_ac(emit, name == "stac")
+    if name == "swapgs":
+        return _swapgs(emit)
+    if name in READS_OF_BASES:
+        emit.raw(insn.raw)
+        return Sequence()
+    if name in CHANGES_OF_BASES:
+        return _write_base(emit, insn)
     assert name == "popf"
     return _popf(emit, insn, cpl > 0, iopl)
 
@@ -143,6 +159,39 @@ def _change_ac(emit: Emitter, on: bool) -> Sequence:
     emit.raw(b"\x9d")
     emit.reload(RSP, 0)
     out.spilled.append((start, emit.at, {RSP: 0}))
+    return out
+
+
+def _swapgs(emit: Emitter) -> Sequence:
+    """SWAPGS, which the machine refuses outside CPL 0: IA32_KERNEL_GS_BASE is in the monitor's data."""
+    for reg, slot in _BASES_SPILLS:
+        emit.spill(reg, slot)
+    emit.raw(b"\xf3\x48\x0f\xae\xc9")  # rdgsbase rcx
+    emit.load(RDX, KERNEL_GS)
+    emit.store(RCX, KERNEL_GS)
+    emit.raw(b"\xf3\x48\x0f\xae\xda")  # wrgsbase rdx
+    for reg, slot in _BASES_SPILLS:
+        emit.reload(reg, slot)
+    return Sequence()
+
+
+def _write_base(emit: Emitter, insn: Insn) -> Sequence:
+    """WRFSBASE and WRGSBASE, which the machine lets load any address: one that is not canonical is for the monitor."""
+    out = Sequence()
+    if insn.opsize == 8:
+        reg = insn.modrm & 7 | (insn.rex & 1) << 3
+        emit.spill(RCX, 0)
+        start = emit.at
+        # Bits 63 to 47 are all equal where their sum with 1 leaves only the lowest of them set, or none.
+        emit.raw(bytes((0xC4, 0xE3 if reg < 8 else 0xC3, 0xFB, 0xF0, 0xC8 | reg & 7, 47)))  # rorx rcx, reg, 47
+        emit.lea32(RCX, RCX, 1)
+        emit.raw(b"\xc4\xe3\xfb\xf0\xc9\x01")  # rorx rcx, rcx, 1
+        emit.raw(b"\x0f\xb7\xc9")  # movzx ecx, cx
+        emit.jump_if_zero_ecx(len(emit.target.layout.leave))
+        out.slow_exits.append(emit.leave())
+        emit.reload(RCX, 0)
+        out.spilled.append((start, emit.at, {RCX: 0}))
+    emit.raw(insn.raw)
     return out
 
 

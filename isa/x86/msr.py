@@ -65,7 +65,8 @@ def _need_canonical(value: int) -> None:
 # -- registers with behaviour -----------------------------------------------------------------------------------
 
 
-def _read_tsc(cpu: Cpu) -> int:
+def timestamp(cpu: Cpu) -> int:
+    """The time-stamp counter (SDM vol. 3, 17.17)."""
     return cpu.outside.timestamp() + cpu.tsc_offset & M64
 
 
@@ -241,7 +242,7 @@ _NOT_AFFECTED: Final = sum(1 << bit for bit in (0, 3, 4, 5, 6, 8, 13, 14, 15, 20
 
 def _table() -> dict[int, Msr]:
     table = {
-        0x10: Msr("IA32_TIME_STAMP_COUNTER", _read_tsc, _write_tsc),
+        0x10: Msr("IA32_TIME_STAMP_COUNTER", timestamp, _write_tsc),
         0x3B: Msr("IA32_TSC_ADJUST", _read_tsc_adjust, _write_tsc_adjust),
         0x17: _constant("IA32_PLATFORM_ID", 0),
         0x1B: Msr("IA32_APIC_BASE", _read_apic_base, _write_apic_base),

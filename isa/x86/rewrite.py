@@ -19,7 +19,7 @@ from isa.x86.code import UNDEFINED, Code, ExitRecord, SiteKind, pack_spills
 from isa.x86.decode import Insn
 from isa.x86.emit import BUDGET, INT32_MAX, INT32_MIN, Emitter, Target
 from isa.x86.misexecuted import may_divide_out_of_range, misexecuted
-from isa.x86.sensitive import Row, Treatment, lock_is_legal, row_of
+from isa.x86.sensitive import READS_OF_TIME, Row, Treatment, lock_is_legal, row_of
 from isa.x86.state import ARITH, CS, DS, ES, GS, RCX, RDI, RSI, SS
 from isa.x86.vector import (
     EMMS,
@@ -44,7 +44,7 @@ class BlockMode:
     that CR4.OSFXSR is clear, so that SSE instructions are undefined; `flat_stack` that RSP (32 bits of it in 32-bit
     code) can hold any address of the monitor's; `aligning` that misaligned accesses fault (CR0.AM, EFLAGS.AC);
     `unmasked` is `NativeUnit.unmasked`; `unlimited` is, for 16-bit code, a bit mask of segment registers that reach all
-    of 4 GiB.
+    of 4 GiB; `fsgsbase` that 64-bit code may use the bases of FS and GS (CR4.FSGSBASE).
     """
 
     mode: int
@@ -61,6 +61,7 @@ class BlockMode:
     aligning: bool = False
     unlimited: int = 0
     unmasked: int = 0
+    fsgsbase: bool = False
     plain: set[Insn] = field(default_factory=set, repr=False)  # instructions found to be copied as they are
 
     @property
@@ -138,7 +139,7 @@ def callout_reason(insn: Insn, mode: BlockMode) -> str:
         inside = row.treatment is Treatment.IN_CACHE and not segments_used(insn) & (
             -1 if mode.aligning else mode.checked
         )
-        if inside and incache.possible(row.name, insn, mode.cpl, mode.iopl, mode.flat_stack):
+        if inside and incache.possible(row.name, insn, mode.cpl, mode.iopl, mode.flat_stack, mode.fsgsbase):
             return ""
         return row.name
     if known.vector and (mode.fpu_traps or (mode.no_sse and is_sse(insn))):
@@ -410,7 +411,8 @@ class Rewriter:
 
     def _callout(self, index: int, reason: str) -> None:
         self._draft.reasons.append((index, reason))
-        self._draft.leaves(self._emit.leave(), SiteKind.CALLOUT, index)
+        kind = SiteKind.TIME if reason in READS_OF_TIME else SiteKind.CALLOUT
+        self._draft.leaves(self._emit.leave(), kind, index)
 
     def _one(self, insn: Insn, raw: bytes, index: int, pc: int, before: Insn | None) -> None:
         reason = callout_reason(insn, self._mode)

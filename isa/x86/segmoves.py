@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Final
 
 from isa.base import GuestFault
@@ -19,7 +18,7 @@ from isa.x86.privilege import (
     write_rm,
 )
 from isa.x86.segments import canonical, load_segment
-from isa.x86.state import CR4_FSGSBASE, CS, DS, ES, FS, GP, GS, RSP, SS, UD
+from isa.x86.state import CR4_FSGSBASE, CS, DS, ES, FS, GP, GS, RSP, SS, UD, Segment
 
 if TYPE_CHECKING:
     from isa.x86.cpu import Cpu
@@ -35,7 +34,8 @@ _BY_OPCODE: Final = {
 
 def set_base(cpu: Cpu, seg: int, base: int) -> None:
     """Give FS or GS another base, keeping its selector and attributes."""
-    cpu.segs[seg] = dataclasses.replace(cpu.segs[seg], base=base)
+    old = cpu.segs[seg]
+    cpu.segs[seg] = Segment(old.selector, base, old.limit, old.attr)
 
 
 def mov_from_seg(cpu: Cpu, insn: Insn) -> None:

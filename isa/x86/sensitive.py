@@ -51,17 +51,22 @@ _NAMES: Final = {
     "push_seg": (False, False), "pop_seg": (True, False), "mov_from_seg": (False, False), "mov_to_seg": (True, False),
     "load_far_pointer": (True, False),
     "cpuid": (False, False), "rdtsc": (False, False), "rdtscp": (False, False), "rdpmc": (False, False),
-    "rdmsr": (False, True), "wrmsr": (True, True), "swapgs": (True, True),
+    "rdmsr": (False, True), "wrmsr": (True, True), "swapgs": (False, True),
     "syscall": (True, False), "sysret": (True, True), "sysenter": (True, False), "sysexit": (True, True),
     "invlpg": (True, True), "invpcid": (True, True), "invd": (False, True), "wbinvd": (False, True),
     "serialize": (False, False), "stac": (False, True), "clac": (False, True),
-    "rdfsbase": (False, False), "rdgsbase": (False, False), "wrfsbase": (True, False), "wrgsbase": (True, False),
+    "rdfsbase": (False, False), "rdgsbase": (False, False), "wrfsbase": (False, False), "wrgsbase": (False, False),
     "xgetbv": (False, False), "xsetbv": (True, True), "xsave": (True, False),
     "rdpkru": (False, False), "wrpkru": (True, False), "monitor": (False, True), "mwait": (True, True),
     "rdrand": (False, False), "rdseed": (False, False), "ud": (True, False), "rsm": (True, True), "vmx": (True, True),
     "undefined_feature": (True, False),
 }  # fmt: skip
-IN_CACHE: Final = frozenset(("cli", "sti", "pushf", "popf", "mov_from_seg", "serialize", "stac", "clac"))
+READS_OF_TIME: Final = frozenset(("rdtsc", "rdtscp"))
+READS_OF_BASES: Final = frozenset(("rdfsbase", "rdgsbase"))
+CHANGES_OF_BASES: Final = frozenset(("wrfsbase", "wrgsbase", "swapgs"))
+IN_CACHE: Final = READS_OF_BASES | CHANGES_OF_BASES | {
+    "cli", "sti", "pushf", "popf", "mov_from_seg", "serialize", "stac", "clac",
+}  # fmt: skip
 
 ROWS: Final[dict[str, Row]] = {
     name: Row(name, Treatment.IN_CACHE if name in IN_CACHE else Treatment.CALLOUT, ends, privileged)

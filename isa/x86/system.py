@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from isa.x86.cpu import Cpu
 
 SystemFunction = Callable[["Cpu", Insn], None]
-_TSC_MSR: Final = 0x10
 
 
 def _split(cpu: Cpu, value: int) -> None:
@@ -40,14 +39,14 @@ def _check_tsd(cpu: Cpu) -> None:
 
 def _rdtsc(cpu: Cpu, insn: Insn) -> None:
     _check_tsd(cpu)
-    _split(cpu, msr.read(cpu, _TSC_MSR))
+    _split(cpu, msr.timestamp(cpu))
 
 
 def _rdtscp(cpu: Cpu, insn: Insn) -> None:
     if not cpuid.has("rdtscp"):
         raise GuestFault(UD)
     _check_tsd(cpu)
-    _split(cpu, msr.read(cpu, _TSC_MSR))
+    _split(cpu, msr.timestamp(cpu))
     cpu.regs[RCX] = cpu.tsc_aux
 
 

@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from isa.x86.cpu import Cpu
 from isa.x86.rewrite import BlockMode
-from isa.x86.state import ATTR_DB, ATTR_P, CR0_EM, CR0_TS, CR4_OSFXSR, CS, DS, ES, FS, GS, IOPL, SS, Segment
+from isa.x86.state import (
+    ATTR_DB,
+    ATTR_P,
+    CR0_EM,
+    CR0_TS,
+    CR4_FSGSBASE,
+    CR4_OSFXSR,
+    CS,
+    DS,
+    ES,
+    FS,
+    GS,
+    IOPL,
+    SS,
+    Segment,
+)
 
 _FLAT_LIMIT = 0xFFFFFFFF
 _REAL_LIMIT = 0xFFFF
@@ -36,7 +51,8 @@ class Modes:
         aligning = cpu.aligning
         unmasked = self.unmasked(cpu)
         if cpu.mode == 64:
-            key: tuple[object, ...] = (64, cpu.cpl, iopl, fpu_traps, no_sse, aligning, unmasked)
+            fsgsbase = bool(cpu.cr4 & CR4_FSGSBASE)
+            key: tuple[object, ...] = (64, cpu.cpl, iopl, fpu_traps, no_sse, aligning, unmasked, fsgsbase)
         else:
             # 64 KiB segments need no checks where offsets have 16 bits: the rewriter checks 32-bit ones itself
             sixteen = cpu.mode == 16
@@ -70,8 +86,9 @@ class Modes:
         if found is None:
             if cpu.mode == 64:
                 found = BlockMode(
-                    64, cpu.cpl, iopl, fpu_traps, False, 0, True, 0, self._exact, no_sse, True, aligning, 0, unmasked
-                )
+                    64, cpu.cpl, iopl, fpu_traps, False, 0, True, 0, self._exact, no_sse, True, aligning, 0, unmasked,
+                    fsgsbase,
+                )  # fmt: skip
             else:
                 stack32, base = bool(ss.attr & ATTR_DB), cpu.segs[CS].base
                 found = BlockMode(

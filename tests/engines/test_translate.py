@@ -11,15 +11,22 @@ from emu.exits import Budget, Fault, Halt
 from emu.preempt import Preempter
 from guests.encode import raw
 from isa.x86.state import (
+    CF,
     CR0_AM,
     CR0_MP,
     CR0_NE,
     CR0_PE,
+    CR0_PG,
     CR0_TS,
+    CR4_FSGSBASE,
     CR4_OSFXSR,
     CR4_OSXMMEXCPT,
+    CR4_PAE,
+    CR4_TSD,
     CS,
     DS,
+    EFER_LMA,
+    EFER_LME,
     ES,
     FS,
     GS,
@@ -27,6 +34,7 @@ from isa.x86.state import (
     RAX,
     RBX,
     RCX,
+    RDX,
     RSI,
     RSP,
     SS,
@@ -538,6 +546,84 @@ def test_an_unmasked_x87_exception_is_raised_by_the_next_instruction(make: Make,
     assert world.cpu.regs[RCX] == 7
     image = world.cpu.native.save()
     assert int.from_bytes(image[2:4], "little") & 0xB8FF == 0xB081  # nothing was popped; invalid, summary, busy
+
+
+LONG_ORG = 0x10000
+
+
+def long_world(make: Make, kind: str, text: str, **options: bool) -> Any:
+    """A world in 64-bit mode, its RAM mapped as it is for all privilege levels, about to run `text`."""
+    world = make(kind, **options)
+    for at, entry in ((0x200000, 0x201007), (0x201000, 0x202007), (0x202000, 0x87), (0x202008, 0x200087)):
+        world.memory.write_bytes(at, entry.to_bytes(8, "little"))
+    cpu = world.cpu
+    cpu.cr3, cpu.cr4, cpu.efer, cpu.cr0 = 0x200000, CR4_PAE | CR4_FSGSBASE, EFER_LME | EFER_LMA, CR0_PE | CR0_PG
+    cpu.segs[CS] = Segment(8, 0, 0xFFFFFFFF, 0xA09B)
+    cpu.mode, cpu.rip = 64, LONG_ORG
+    cpu.flush_tlb(None)
+    world.engine.mapping_changed(None)
+    world.memory.write_bytes(LONG_ORG, raw(text, 64, LONG_ORG))
+    return world
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_segment_bases_change_in_the_cache(make: Make, kind: str) -> None:
+    world = long_world(
+        make,
+        kind,
+        "mov rbx, 0x1000; mov rdx, 0xffff800000002000; wrgsbase rbx; mov r8d, 1001;"
+        "again: swapgs; wrfsbase rdx; rdgsbase rcx; add rsi, rcx; dec r8d; jnz again; hlt",
+    )
+    world.cpu.kernel_gs_base = 0x300000
+    assert world.run() == Halt(False)
+    cpu = world.cpu
+    assert (cpu.segs[GS].base, cpu.kernel_gs_base, cpu.segs[FS].base) == (0x300000, 0x1000, 0xFFFF800000002000)
+    assert cpu.regs[RSI] == 501 * 0x300000 + 500 * 0x1000
+    assert sum(world.engine.counters().exits[name] for name in ("swapgs", "wrfsbase", "rdgsbase", "wrgsbase")) == 0
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+@pytest.mark.parametrize("base", [0x800000000000, 0xFFFF7FFFFFFFFFFF, 0x1000000000000, 0x8000000000000000])
+@pytest.mark.parametrize("register", ["rcx", "rdx", "r9"])
+def test_a_segment_base_must_be_canonical(make: Make, kind: str, base: int, register: str) -> None:
+    text = f"mov rcx, 0x55; mov {register}, {base:#x}; stc; wrgsbase {register}; hlt"
+    world = long_world(make, kind, text)
+    out = world.run()
+    assert isinstance(out, Fault)
+    assert (out.vector, out.error) == (13, 0)
+    assert world.cpu.segs[GS].base == 0
+    assert world.cpu.regs[RCX] == (base if register == "rcx" else 0x55)
+    assert world.cpu.rflags & CF
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_segment_bases_are_undefined_without_their_bit(make: Make, kind: str) -> None:
+    world = long_world(make, kind, "rdgsbase rcx; mov rax, cr4; btr eax, 16; mov cr4, rax; rdgsbase rcx; hlt")
+    out = world.run()
+    assert isinstance(out, Fault)
+    assert out.vector == 6
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_reading_the_time_changes_nothing_else(make: Make, exact: bool) -> None:
+    text = "mov r8d, 100; mov rbx, 7; mov ecx, 9; again: stc; rdtsc; jnc wrong; rdtscp; dec r8d; jnz again; wrong: hlt"
+    world = long_world(make, "translate", text, exact=exact)
+    world.cpu.tsc_offset, world.cpu.tsc_aux = 0x1234567890, 5
+    assert world.run() == Halt(False)
+    cpu, exits = world.cpu, world.engine.counters().exits
+    assert (cpu.regs[RAX], cpu.regs[RDX], cpu.regs[RCX], cpu.regs[RBX]) == (0x34567890, 0x12, 5, 7)
+    assert (exits["rdtsc"], exits["rdtscp"], cpu.retired) == (100, 100, 3 + 600 + 1)
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_the_time_can_be_kept_from_user_code(make: Make, kind: str) -> None:
+    world = long_world(make, kind, "rdtsc; hlt")
+    world.cpu.cr4 |= CR4_TSD
+    world.cpu.segs[CS], world.cpu.segs[SS] = Segment(11, 0, 0xFFFFFFFF, 0xA0FB), Segment(19, 0, 0xFFFFFFFF, 0xC0F3)
+    world.cpu.cpl = 3
+    out = world.run()
+    assert isinstance(out, Fault)
+    assert (out.vector, out.error, out.pc) == (13, 0, LONG_ORG)
 
 
 def test_what_is_no_instruction_may_become_one(make: Make) -> None:

@@ -56,6 +56,39 @@ start:
     bases
     user "WRGSBASE at level 3", 0, {wrgsbase eax}
     bases
+    mov rcx, 0x123456789abc
+    mov rdx, 0xffff900000000000
+    mov r9, 0x7fffffffffff
+    wrgsbase rcx
+    wrfsbase rdx
+    swapgs
+    show64 rcx
+    show64 rdx
+    bases
+    wrgsbase r9
+    wrfsbase r9d
+    swapgs
+    bases
+    rdgsbase r10
+    rdfsbase ecx
+    show64 r10
+    show64 rcx
+    newline
+    mov eax, PAGES + 0x1000
+    mov ebx, PAGES
+    mov ecx, 1000
+over:
+    wrgsbase rbx                                ; many times over, each change seen by the next access
+    mov esi, dword ptr gs:[0x10]
+    swapgs
+    wrgsbase rax
+    add esi, dword ptr gs:[0x10]
+    swapgs
+    add esi, dword ptr gs:[0x10]
+    dec ecx
+    jnz over
+    show esi
+    bases
     mov dword ptr [gdt+FREE], 0x5678ffff
     mov dword ptr [gdt+FREE+4], 0x12cf9334
     mov eax, FREE
