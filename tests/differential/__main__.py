@@ -52,6 +52,8 @@ def report(console: Console, result: Result, seconds: float) -> None:
         console.print(f"{failure.text()}\n    {failure.command()}", markup=False, highlight=False, soft_wrap=True)
     if len(result.failures) > _SHOWN:
         console.print(f"... and {len(result.failures) - _SHOWN} more")
+    for failure in result.unsteady:
+        console.print(f"gone when repeated: {failure.text()}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"unexplained differences: {len(result.failures)}")
 
 

@@ -83,7 +83,10 @@ class Failure:
 
 @dataclass(slots=True)
 class Result:
-    """What a campaign found; `covered` counts by engine and row, `copied` what the machine executed itself."""
+    """What a campaign found; `covered` counts by engine and row, `copied` what the machine executed itself.
+
+    `unsteady` are differences that went away when the real CPU executed the case again: it is not steady in it.
+    """
 
     cases: int = 0
     completed: int = 0
@@ -92,6 +95,7 @@ class Result:
     copied: Counter[str] = field(default_factory=Counter)
     explained: dict[str, Counter[str]] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
+    unsteady: list[Failure] = field(default_factory=list)
 
     def missing(self, engine: str) -> list[str]:
         """Rows of the tables that no case executed."""
@@ -151,7 +155,8 @@ class Campaign:
                 result.covered[name][key] += 1  # it faulted in the middle, as instructions do
             result.explained[name].update(explanations)
             if left:
-                result.failures.append(Failure(name, seed, number, case, left))
+                repeated, _ = self.judge(name, case, insn, next(iter(self.real.run([case]))))
+                (result.failures if repeated else result.unsteady).append(Failure(name, seed, number, case, left))
 
     def judge(self, name: str, case: Case, insn: Insn, real: Outcome) -> tuple[Differences, list[str]]:
         """The unexplained differences of one engine, and the names of the explanations that were needed."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from emu.backends.unicorn import BASE32, CODE_SIZE
+from emu.backends.unicorn import BASE32, WINDOW_SIZE
 from isa.base import Flow
 from isa.x86.decode import Insn
 from isa.x86.state import AF, OF, SF
@@ -19,9 +19,8 @@ from tests.differential.harness import Case, Outcome
 Fields = tuple[str, ...]
 AC_FAULT, XM, PAGE_FAULT, GP, SS_FAULT, MF = 17, 19, 14, 13, 12, 16
 _IE, _SF, _ES, _C1 = 1, 0x40, 0x80, 0x200
-_DE, _ZE, _PE = 2, 4, 0x20  # denormal operand, division by zero, precision; also in MXCSR
+_DE, _ZE, _OE, _PE = 2, 4, 8, 0x20  # denormal operand, division by zero, overflow, precision; also in MXCSR
 _X87_FLAGS: Final = 0x82FF  # exception flags, stack fault, summary, C1 and busy
-_MONITOR_SIZE: Final = 2 * CODE_SIZE + 0x1000  # code cache, data and the page that always faults
 _STRINGS: Final = frozenset((*range(0xA4, 0xA8), *range(0xAA, 0xB0)))
 _USER_END: Final = 0x7FFF_FFFF_F000  # of Linux
 
@@ -71,6 +70,11 @@ def denormal_exception(s: Situation) -> Fields:
 
 def simd_flags(s: Situation) -> Fields:
     return ("mxcsr",) if s.insn.opcode > 0xFF and not s.bits("mxcsr") & ~_DE else ()
+
+
+def overflow_flags(s: Situation) -> Fields:
+    overflowed = s.insn.opcode > 0xFF and s.real.vector == XM and s.real.fx[24] & _OE
+    return ("mxcsr",) if overflowed and not s.bits("mxcsr") & ~(_DE | _PE) else ()
 
 
 def division_flags(s: Situation) -> Fields:
@@ -253,7 +257,7 @@ def mmx_upper(s: Situation) -> Fields:
 
 
 def monitor(s: Situation) -> Fields:
-    inside = BASE32 <= (s.real.cr2 or 0) < BASE32 + _MONITOR_SIZE
+    inside = BASE32 <= (s.real.cr2 or 0) < BASE32 + WINDOW_SIZE
     return ("*",) if s.real.vector == PAGE_FAULT and inside else ()
 
 
