@@ -260,7 +260,8 @@ class ShadowMmu:
             page = entry & FRAME[entries.width] & mask
             if memory.ram_offset(page) >= 0:
                 rights = table.rights & entry & (WRITE | USER)
-                entries.keep(table, number, entry)
+                if entries.keep(table, number, entry):
+                    self.tables.lose(table, (number,))
                 self._put_page(table, number, page, rights if entry & PTE_D else rights & ~WRITE)
 
     def _fill_larger(self, table: Table, linear: int, gpa: int, rights: int) -> None:
