@@ -18,7 +18,7 @@ ACCESSED_DIRTY: Final = PTE_A | PTE_D
 GROUP: Final = 8  # entries of a guest table looked at together
 _ENTRY: Final = {8: struct.Struct("<Q"), 4: struct.Struct("<I")}  # by width of an entry
 _ENTRIES: Final = {8: struct.Struct(f"<{GROUP}Q"), 4: struct.Struct(f"<{GROUP}I")}
-_CHUNK: Final = 256  # bytes of a table compared at a time, to find what changed
+_PART: Final = 64  # bytes of a table of which each entry is looked at where they changed
 
 
 def differs(old: int, new: int) -> bool:
@@ -59,6 +59,21 @@ class GuestEntries:
         scalar.pack_into(table.entries, at, entry)
         return differs(old, entry)
 
+    def marked(self, table: Table, offset: int, size: int) -> bool:
+        """True where a write to these bytes of the table did no more than set A or D bits of an entry.
+
+        The shadow table then knows the entry as it is now.
+        """
+        slot = offset // self.width
+        if (offset + size - 1) // self.width != slot:
+            return False
+        at, entry = slot * self.width, self.now(table, slot)
+        old: int = _ENTRY[self.width].unpack_from(table.entries, at)[0]
+        if old == entry or differs(old, entry):
+            return False
+        _ENTRY[self.width].pack_into(table.entries, at, entry)
+        return True
+
     def around(self, table: Table, slot: int) -> Iterator[tuple[int, int]]:
         """(slot, entry as it is now) of the group that `slot` is in."""
         first = slot & -GROUP
@@ -73,10 +88,20 @@ class GuestEntries:
         if now == kept:
             return changed
         unpack, width = _ENTRY[self.width].unpack_from, self.width
-        for chunk in range(0, len(kept), _CHUNK):
-            if now[chunk : chunk + _CHUNK] != kept[chunk : chunk + _CHUNK]:
-                for at in range(chunk, min(chunk + _CHUNK, len(kept)), width):
-                    if differs(unpack(kept, at)[0], unpack(now, at)[0]):
+        parts = [(0, len(kept))]  # in each of which something is different
+        while parts:
+            low, high = parts.pop()
+            if high - low <= _PART:
+                for at in range(low, high, width):
+                    old, new = unpack(kept, at)[0], unpack(now, at)[0]
+                    if old != new and differs(old, new):
                         changed.append(at // width)
+                continue
+            middle = low + high >> 1
+            lower = now[low:middle] != kept[low:middle]
+            if not lower or now[middle:high] != kept[middle:high]:
+                parts.append((middle, high))
+            if lower:
+                parts.append((low, middle))
         table.entries[:] = now
         return changed

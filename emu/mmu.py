@@ -18,6 +18,7 @@ from emu.memory import GuestMemory
 from emu.pagetables import LARGE, USER, WRITE
 from emu.shadow import LEAF, REGION, CodeKey, ShadowTables, Table, TablesFull
 from emu.spaces import FRAME, AddressSpaces, Space
+from emu.tabletrace import TableTraces
 from emu.window import LowWindow
 from isa.base import Access
 from isa.x86 import paging
@@ -37,9 +38,10 @@ class ShadowMmu:
         self._cpu, self._memory, self._backend = cpu, memory, backend
         self.window = LowWindow(cpu, memory, backend.window_size)
         self._move_window = move_window
-        self.tables = ShadowTables(backend.tables)
         self._entries = GuestEntries(memory)
-        self._spaces = AddressSpaces(cpu, memory, backend, self.window, self.tables, self._entries)
+        self.traces = TableTraces(memory, self._entries)
+        self.tables = ShadowTables(backend.tables, self.traces.drop)
+        self._spaces = AddressSpaces(cpu, memory, backend, self.window, self.tables, self._entries, self.traces)
         self._guards = Counter(page >> REGION - 12 for page in memory.guarded())
         memory.on_watch_change.append(self._watch_changed)
         self._config: tuple[object, ...] = ()
@@ -69,9 +71,8 @@ class ShadowMmu:
             self._place_window()
             self._drop_all()
             return True
-        for table in list(self.tables.tables.values()):
-            if table.gpa >= 0 and (table.live or table.code):
-                self._compare(table)
+        for table, slots in self.traces.changes():
+            self.tables.lose(table, slots)
         base = self._spaces.base()
         switched = self._spaces.find(base) is not self.space
         if (switched or self.window.touched) and self._place_window():
@@ -86,6 +87,12 @@ class ShadowMmu:
             self._backend.flush_tlb()
         self.tables.stale = False
         return switched
+
+    def written(self, gpa: int, size: int) -> bool:
+        """Guest memory within one page was written to, where it is traced; True where `refresh` must follow."""
+        self.traces.written(gpa, size)
+        self.window.written(gpa >> 12)
+        return self.window.touched
 
     def want_window(self) -> None:
         """Code of 16 or 32 bits is about to run in 64-bit mode."""
@@ -133,13 +140,9 @@ class ShadowMmu:
         A CPU remembers tables by the addresses they serve; for those it never saw this one (SDM vol. 3, 4.10.2).
         """
         if table.gpa >= 0 and (table.live or table.code):
-            self._compare(table)
+            self.tables.lose(table, self._entries.compare(table))
             for child in list(table.children.values()):
                 self._compare_below(child)
-
-    def _compare(self, table: Table) -> None:
-        """Void what came from entries that the guest changed."""
-        self.tables.lose(table, self._entries.compare(table))
 
     def _drop_all(self) -> None:
         self._spaces.close_all()

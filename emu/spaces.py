@@ -11,6 +11,7 @@ from emu.entries import GuestEntries
 from emu.memory import PAGE, GuestMemory
 from emu.pagetables import OPEN, USER, WRITE
 from emu.shadow import CodeKey, ShadowTables, Table, TablesFull
+from emu.tabletrace import TableTraces
 from emu.window import LowWindow
 from isa.x86 import paging
 from isa.x86.cpu import Cpu
@@ -45,10 +46,11 @@ class AddressSpaces:
         window: LowWindow,
         tables: ShadowTables,
         entries: GuestEntries,
+        traces: TableTraces,
     ) -> None:
         self._cpu, self._memory, self._backend, self._window = cpu, memory, backend, window
         self._host = backend.tables
-        self._tables, self._entries = tables, entries
+        self._tables, self._entries, self._traces = tables, entries, traces
         self._spaces: OrderedDict[int, Space] = OrderedDict()  # by the guest-physical address of the root
         self._opened = 0
 
@@ -158,7 +160,7 @@ class AddressSpaces:
         pages = 4 if shift == 22 else 2 if self._entries.width == 4 and gpa >= 0 else 1
         table = self._tables.make(key, pages, shift, rights, gpa, frame, self._preset(shift, role))
         if gpa >= 0:
-            self._entries.copy(table, 32 if shift == 30 and not self._cpu.long_mode else PAGE)
+            self._traces.add(table, 32 if shift == 30 and not self._cpu.long_mode else PAGE)
         return table
 
     def role(self, table: Table, linear: int) -> str:

@@ -54,12 +54,14 @@ ALLOWED = {
     "emu.backends.*": ("isa.*", "emu.backends.base", "emu.errors", "emu.memory", "emu.pagetables"),
     "emu.mmu": (
         "isa.*", "emu.backends.base", "emu.entries", "emu.memory", "emu.pagetables", "emu.shadow", "emu.spaces",
-        "emu.window",
+        "emu.tabletrace", "emu.window",
     ),
     "emu.spaces": (
-        "isa.*", "emu.backends.base", "emu.entries", "emu.memory", "emu.pagetables", "emu.shadow", "emu.window",
+        "isa.*", "emu.backends.base", "emu.entries", "emu.memory", "emu.pagetables", "emu.shadow",
+        "emu.tabletrace", "emu.window",
     ),
     "emu.entries": ("isa.*", "emu.memory", "emu.shadow"), "emu.window": ("isa.*", "emu.memory"),
+    "emu.tabletrace": ("emu.entries", "emu.memory", "emu.shadow"),
     "emu.shadow": ("emu.pagetables",), "emu.pagetables": (),
     "emu.trace": (), "emu.trace.*": ("emu.trace.*", "emu.errors", "emu.outfile", "emu.loader.symbols"),
     "emu.stopwatch": ("isa.*", "emu.bus", "emu.trace.record"),
