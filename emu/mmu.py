@@ -8,15 +8,17 @@ now, and only what changed is made anew.
 
 from __future__ import annotations
 
-import struct
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
 from emu.backends.base import Backend
+from emu.entries import ACCESSED_DIRTY, GuestEntries
 from emu.memory import GuestMemory
-from emu.pagetables import LARGE, OPEN, USER, WRITE
+from emu.pagetables import LARGE, USER, WRITE
 from emu.shadow import LEAF, REGION, CodeKey, ShadowTables, Table, TablesFull
+from emu.spaces import FRAME, AddressSpaces, Space
+from emu.tabletrace import TableTraces
 from emu.window import LowWindow
 from isa.base import Access
 from isa.x86 import paging
@@ -25,27 +27,7 @@ from isa.x86.paging import PTE_A, PTE_D, PTE_P, PTE_PS
 from isa.x86.state import CR0_WP, CR4_PAE, CR4_PSE, CR4_SMAP, CR4_SMEP, EFER_NXE
 
 _PAGE: Final = 0x1000
-_GROUP: Final = 8  # entries of a guest table looked at together: what is there and was used before is mapped as well
 _RUN: Final = 32  # pages of a larger page mapped together
-_SPACES: Final = 128  # address spaces kept
-_ACCESSED_DIRTY: Final = PTE_A | PTE_D
-_FRAME: Final = {8: (1 << paging.PHYSICAL_BITS) - _PAGE, 4: 0xFFFF_F000}  # by width of an entry
-_ENTRY: Final = {8: struct.Struct("<Q"), 4: struct.Struct("<I")}
-_ENTRIES: Final = {8: struct.Struct(f"<{_GROUP}Q"), 4: struct.Struct(f"<{_GROUP}I")}
-_CHUNK: Final = 256  # bytes of a table compared at a time, to find what changed
-_GIB: Final = 1 << 30
-_LOW, _LOW_DIRECTORY = "low", "low directory"  # the tables on the way to the monitor's window for 32-bit code
-
-
-class Space:
-    """One address space: the CR3 value of its root, its topmost table, and the code pages looked up in it.
-
-    No `number` is given twice, and none is 0.
-    """
-
-    def __init__(self, number: int, root: int, top: Table, heads: list[int]) -> None:
-        self.number, self.root, self.top, self.heads = number, root, top, heads
-        self.code_pages: dict[CodeKey, int] = {}  # -> physical page number
 
 
 class ShadowMmu:
@@ -56,17 +38,20 @@ class ShadowMmu:
         self._cpu, self._memory, self._backend = cpu, memory, backend
         self.window = LowWindow(cpu, memory, backend.window_size)
         self._move_window = move_window
-        self._host = backend.tables
-        self.tables = ShadowTables(self._host)
+        self._entries = GuestEntries(memory)
+        self.traces = TableTraces(memory, self._entries)
+        self.tables = ShadowTables(backend.tables, self.traces.drop)
+        self._spaces = AddressSpaces(cpu, memory, backend, self.window, self.tables, self._entries, self.traces)
         self._guards = Counter(page >> REGION - 12 for page in memory.guarded())
         memory.on_watch_change.append(self._watch_changed)
         self._config: tuple[object, ...] = ()
-        self._width = 0  # bytes of a guest's page-table entry; 0 without paging
-        self._spaces: OrderedDict[int, Space] = OrderedDict()
-        self._opened = 0
-        self.space: Space
         self.changed_everywhere = True  # code pages of any address may be others than before
         self.refresh()
+
+    @property
+    def space(self) -> Space:
+        """The address space that is the machine's."""
+        return self._spaces.present
 
     @property
     def kept_spaces(self) -> int:
@@ -82,28 +67,32 @@ class ShadowMmu:
         config = (cpu.paging, cpu.long_mode, cr4, cpu.cr0 & CR0_WP, cpu.efer & EFER_NXE, cpu.address_mask)
         if config != self._config:
             self._config = config
-            self._width = 0 if not cpu.paging else 8 if cpu.long_mode or cpu.cr4 & CR4_PAE else 4
+            self._entries.width = 0 if not cpu.paging else 8 if cpu.long_mode or cpu.cr4 & CR4_PAE else 4
             self._place_window()
             self._drop_all()
             return True
-        for table in list(self.tables.tables.values()):
-            if table.gpa >= 0 and (table.live or table.code):
-                self._compare(table)
-        base = self._base()
-        space = self._spaces.get(base)
-        switched = space is not self.space
+        for table, slots in self.traces.changes():
+            self.tables.lose(table, slots)
+        base = self._spaces.base()
+        switched = self._spaces.find(base) is not self.space
         if (switched or self.window.touched) and self._place_window():
             self._drop_all()
             return True
         if switched:
             try:
-                self._enter(base)
+                self._spaces.enter(base)
             except TablesFull:
                 self._drop_all()
         elif self.tables.stale:
             self._backend.flush_tlb()
         self.tables.stale = False
         return switched
+
+    def written(self, gpa: int, size: int) -> bool:
+        """Guest memory within one page was written to, where it is traced; True where `refresh` must follow."""
+        self.traces.written(gpa, size)
+        self.window.written(gpa >> 12)
+        return self.window.touched
 
     def want_window(self) -> None:
         """Code of 16 or 32 bits is about to run in 64-bit mode."""
@@ -117,22 +106,15 @@ class ShadowMmu:
             self._move_window(self.window.base)
         return moved
 
-    def _fixed(self, shift: int) -> Mapping[int, int]:
-        """The entries that the tables on the way to the monitor hold for it."""
-        if self.window.base is not None:
-            return self._backend.windows[shift]
-        return {slot: entry for slot, entry in self._backend.windows[39].items() if slot} if shift == 39 else {}
-
     def forget(self, linear: int) -> None:
         """The guest flushed the translation of one page."""
-        if not self._width:
+        entries = self._entries
+        if not entries.width:
             return
         table: Table | None = self.space.top
         while table is not None and table.gpa >= 0:
-            slot = self._slot(table, linear)
-            old, new = self._kept(table, slot), self._entry(table, slot)
-            if self._differs(old, new):
-                self._keep(table, slot, new)
+            slot = entries.slot(table, linear)
+            if entries.keep(table, slot, entries.now(table, slot)):
                 self.tables.lose(table, (slot,))
                 break
             table = table.children.get(self._word(table, linear))
@@ -142,16 +124,15 @@ class ShadowMmu:
         """The code pages that may be mapped elsewhere since the last call, in any address space."""
         lost, self.tables.lost = self.tables.lost, set()
         if lost:
-            for space in self._spaces.values():
-                for key in lost & space.code_pages.keys():
-                    del space.code_pages[key]
+            self._spaces.forget_code(lost)
         return lost
 
     def top_entry(self, linear: int) -> int:
         """The guest's topmost entry for an address, without the bits that the CPU sets; 0 without paging."""
-        if not self._width or self.space.top.gpa < 0:
+        entries, top = self._entries, self.space.top
+        if not entries.width or top.gpa < 0:
             return 0
-        return self._entry(self.space.top, self._slot(self.space.top, linear)) & ~_ACCESSED_DIRTY
+        return entries.now(top, entries.slot(top, linear)) & ~ACCESSED_DIRTY
 
     def _compare_below(self, table: Table) -> None:
         """A table that is known comes to serve another table: what it was changed to meanwhile needed no flush.
@@ -159,151 +140,24 @@ class ShadowMmu:
         A CPU remembers tables by the addresses they serve; for those it never saw this one (SDM vol. 3, 4.10.2).
         """
         if table.gpa >= 0 and (table.live or table.code):
-            self._compare(table)
+            self.tables.lose(table, self._entries.compare(table))
             for child in list(table.children.values()):
                 self._compare_below(child)
 
-    @staticmethod
-    def _differs(old: int, new: int) -> bool:
-        """True where an entry changed; that the CPU set A or D changes nothing."""
-        return bool((old ^ new) & ~_ACCESSED_DIRTY or old & ~new)
-
-    def _compare(self, table: Table) -> None:
-        """Void what came from entries that the guest changed; that the CPU set A or D changes nothing."""
-        start = self._memory.ram_offset(table.gpa) + (table.gpa & 0xFFF)
-        kept = table.entries
-        now = bytes(self._memory.ram[start : start + len(kept)])
-        if now == kept:
-            return
-        unpack, width = _ENTRY[self._width].unpack_from, self._width
-        changed = []
-        for chunk in range(0, len(kept), _CHUNK):
-            if now[chunk : chunk + _CHUNK] != kept[chunk : chunk + _CHUNK]:
-                for at in range(chunk, min(chunk + _CHUNK, len(kept)), width):
-                    old, new = unpack(kept, at)[0], unpack(now, at)[0]
-                    if self._differs(old, new):
-                        changed.append(at // width)
-        table.entries[:] = now
-        self.tables.lose(table, changed)
-
-    # -- address spaces ----------------------------------------------------------------------------------------
-
-    def _base(self) -> int:
-        cpu = self._cpu
-        if not self._width:
-            return 0
-        if self._width == 4:
-            return cpu.cr3 & 0xFFFF_F000
-        return cpu.cr3 & _FRAME[8] if cpu.long_mode else cpu.cr3 & 0xFFFF_FFE0
-
     def _drop_all(self) -> None:
-        for space in self._spaces.values():
-            self._close(space)
-        self._spaces.clear()
-        for table in list(self.tables.tables.values()):  # made when memory ran out, so that nothing came to name them
-            self.tables.release(table)
+        self._spaces.close_all()
         self.tables.lost.clear()
         self.changed_everywhere = True
-        self._enter(self._base())
+        self._spaces.enter(self._spaces.base())
         self.tables.stale = False
 
-    def _enter(self, base: int) -> None:
-        """Make the address space at guest-physical `base` the machine's."""
-        space = self._spaces.get(base)
-        if space is None:
-            if len(self._spaces) >= _SPACES:
-                self._close(self._spaces.popitem(last=False)[1])
-            space = self._spaces[base] = self._open(base)
-        else:
-            self._spaces.move_to_end(base)
-        self.space = space
-        self._backend.set_root(space.root)
-
-    def _open(self, base: int) -> Space:
-        """A new address space; TablesFull where there is no memory for its first tables.
-
-        Where its root is not in RAM nothing is shadowed, so that every access is emulated.
-        """
-        if self._width and self._memory.ram_offset(base) < 0:
-            base = -1
-        if self._width and self._cpu.long_mode:
-            top = self._table(base, 39, WRITE | USER, _LOW)
-            heads: list[int] = []
-        elif self._width == 4:
-            top = self._table(base, 22, WRITE | USER, _LOW_DIRECTORY)
-            heads = [self._head(), self._head()]
-            for number in range(4):
-                self._host.words[heads[1] + number] = self._host.address(top.at) + number * _PAGE | OPEN
-        else:
-            top = self._table(base if self._width else -1, 30, WRITE | USER, _LOW)
-            heads = [self._head()]
-        top.refs += 1
-        root = heads[0] if heads else top.at
-        if heads:
-            for slot, entry in self._fixed(39).items():
-                self._host.words[root + slot] = entry
-            self._host.words[root] = self._host.address(heads[1] if len(heads) > 1 else top.at) | OPEN
-        self._opened += 1
-        return Space(self._opened, self._host.address(root), top, heads)
-
-    def _head(self) -> int:
-        at = self._host.allocate()
-        if at < 0:
-            raise TablesFull
-        return at
-
-    def _close(self, space: Space) -> None:
-        self.tables.release(space.top)
-        for at in space.heads:
-            self._host.release(at)
-
-    # -- tables ------------------------------------------------------------------------------------------------
-
-    def _preset(self, shift: int, role: str) -> Mapping[int, int]:
-        """The monitor's entries in a table."""
-        if shift == 39 or (shift == 30 and role == _LOW):
-            return self._fixed(shift)
-        if role == _LOW_DIRECTORY:
-            first = (self.window.base or 0) // _GIB * 512 if shift == 22 else 0
-            return {first + slot: entry for slot, entry in self._fixed(21).items()}
-        return {}
-
-    def _table(self, gpa: int, shift: int, rights: int, role: str = "", frame: int = 0) -> Table:
-        """The shadow of a guest table, or with `gpa` -1 that of a part of a larger page, from `frame` on."""
-        key = (gpa, frame, shift, rights, role)
-        found = self.tables.tables.get(key)
-        if found is not None:
-            return found
-        pages = 4 if shift == 22 else 2 if self._width == 4 and gpa >= 0 else 1
-        table = self.tables.make(key, pages, shift, rights, gpa, frame, self._preset(shift, role))
-        if gpa >= 0:
-            length = 32 if shift == 30 and not self._cpu.long_mode else _PAGE
-            start = self._memory.ram_offset(gpa) + (gpa & 0xFFF)
-            table.entries = bytearray(self._memory.ram[start : start + length])
-        return table
-
-    def _slot(self, table: Table, linear: int) -> int:
-        """The guest's slot for an address."""
-        return linear >> table.shift & (len(table.entries) // self._width - 1)
+    # -- the way to a page -------------------------------------------------------------------------------------
 
     def _word(self, table: Table, linear: int) -> int:
         """The word for an address within a table."""
         if table.shift == 22:
             return linear >> REGION & 2047
-        return linear >> table.shift & (1023 if self._width == 4 and table.gpa >= 0 else 511)
-
-    def _entry(self, table: Table, slot: int) -> int:
-        """The guest's entry as it is now."""
-        start = self._memory.ram_offset(table.gpa) + (table.gpa & 0xFFF)
-        entry: int = _ENTRY[self._width].unpack_from(self._memory.ram, start + slot * self._width)[0]
-        return entry
-
-    def _kept(self, table: Table, slot: int) -> int:
-        entry: int = _ENTRY[self._width].unpack_from(table.entries, slot * self._width)[0]
-        return entry
-
-    def _keep(self, table: Table, slot: int, entry: int) -> None:
-        _ENTRY[self._width].pack_into(table.entries, slot * self._width, entry)
+        return linear >> table.shift & (1023 if self._entries.width == 4 and table.gpa >= 0 else 511)
 
     def _descend(self, linear: int) -> tuple[Table, int] | None:
         """The table whose entry is the leaf for an address that is mapped, and its guest slot.
@@ -313,23 +167,23 @@ class ShadowMmu:
         table = self.space.top
         if table.gpa < 0:
             return None
-        small_only = self._width == 4 and not self._cpu.cr4 & CR4_PSE
+        entries = self._entries
+        small_only = entries.width == 4 and not self._cpu.cr4 & CR4_PSE
         while True:
-            slot = self._slot(table, linear)
-            entry = self._entry(table, slot)
-            if self._differs(self._kept(table, slot), entry):
+            slot = entries.slot(table, linear)
+            entry = entries.now(table, slot)
+            if entries.keep(table, slot, entry):
                 self.tables.lose(table, (slot,))
-            self._keep(table, slot, entry)
             if table.shift == 12 or (entry & PTE_PS and table.shift != 39 and not small_only):
                 return table, slot
             # the PDPTEs of PAE paging grant everything
             rights = table.rights if table.shift == 30 and not self._cpu.long_mode else table.rights & entry
-            gpa = entry & _FRAME[self._width]
+            gpa = entry & FRAME[entries.width]
             if self._memory.ram_offset(gpa) < 0:
                 return None
             word = self._word(table, linear)
-            shift, role = (12, "") if table.shift in (21, 22) else (table.shift - 9, self._role(table, linear))
-            child = self._table(gpa, shift, rights, role)
+            shift, role = (12, "") if table.shift in (21, 22) else (table.shift - 9, self._spaces.role(table, linear))
+            child = self._spaces.table(gpa, shift, rights, role)
             if table.children.get(word) is not child:
                 self._compare_below(child)
             if table.shift == 22:
@@ -342,13 +196,6 @@ class ShadowMmu:
         """Have a word point to a table, where the monitor leaves it to the guest."""
         if table.shift > 22 or word not in table.preset:
             self.tables.refer(table, word, child, page)
-
-    def _role(self, table: Table, linear: int) -> str:
-        """What the next table below `table` is to the monitor's window for 32-bit code."""
-        if table.shift == 39:
-            return _LOW if not linear >> 39 else ""
-        base = self.window.base
-        return _LOW_DIRECTORY if base is not None and linear >> 30 == base >> 30 else ""
 
     # -- filling -----------------------------------------------------------------------------------------------
 
@@ -386,7 +233,7 @@ class ShadowMmu:
             self.tables.stale = False
 
     def _fill(self, linear: int, mapping: paging.Mapping, rights: int) -> bool:
-        if not self._width:
+        if not self._entries.width:
             self._fill_larger(self.space.top, linear, linear, rights)
             return True
         found = self._descend(linear)
@@ -407,26 +254,25 @@ class ShadowMmu:
 
     def _fill_neighbours(self, table: Table, slot: int) -> None:
         """Map what the guest used before, from the entries around `slot`."""
-        memory, words, width = self._memory, self.tables.words, self._width
-        first = slot & -_GROUP
-        start = memory.ram_offset(table.gpa) + first * width
+        memory, words, entries = self._memory, self.tables.words, self._entries
         mask = self._cpu.address_mask
-        reserved = 0 if width == 4 else paging.reserved_bits(self._cpu)
-        for number, entry in enumerate(_ENTRIES[width].unpack_from(memory.ram, start), first):
+        reserved = 0 if entries.width == 4 else paging.reserved_bits(self._cpu)
+        for number, entry in entries.around(table, slot):
             if entry & (PTE_P | PTE_A) != PTE_P | PTE_A or words[table.at + number] or entry & reserved:
                 continue
-            page = entry & _FRAME[width] & mask
+            page = entry & FRAME[entries.width] & mask
             if memory.ram_offset(page) >= 0:
                 rights = table.rights & entry & (WRITE | USER)
-                self._keep(table, number, entry)
+                if entries.keep(table, number, entry):
+                    self.tables.lose(table, (number,))
                 self._put_page(table, number, page, rights if entry & PTE_D else rights & ~WRITE)
 
     def _fill_larger(self, table: Table, linear: int, gpa: int, rights: int) -> None:
         """Map what surrounds `linear`, which a larger page (or none) puts at `gpa`, from `table` on down."""
         word = self._word(table, linear)
         if table.shift == 30:
-            role = self._role(table, linear)
-            child = self._table(-1, 21, rights, role, gpa & -(1 << 30))
+            role = self._spaces.role(table, linear)
+            child = self._spaces.table(-1, 21, rights, role, gpa & -(1 << 30))
             self._refer(table, word, child)
             table, word = child, linear >> REGION & 511
         frame = gpa & -(1 << REGION)
@@ -434,7 +280,7 @@ class ShadowMmu:
         if self._cpu.address_mask == -1 and self._memory.holds(frame, 1 << REGION) and not (rights & WRITE and guarded):
             self.tables.put(table, word, frame | LEAF | LARGE | rights)
             return
-        pages = self._table(-1, 12, rights, "", frame)
+        pages = self._spaces.table(-1, 12, rights, "", frame)
         self._refer(table, word, pages)
         first = linear >> 12 & 511 & -_RUN
         for number in range(first, first + _RUN):
@@ -480,12 +326,12 @@ class ShadowMmu:
 
     def _register(self, linear: int, key: CodeKey) -> bool:
         """Have every table on the way to a page of code know of it."""
-        if not self._width:
+        if not self._entries.width:
             return True
         if self._descend(linear) is None:
             return False
         table: Table | None = self.space.top
         while table is not None and table.gpa >= 0:
-            table.code.setdefault(self._slot(table, linear), set()).add(key)
+            table.code.setdefault(self._entries.slot(table, linear), set()).add(key)
             table = table.children.get(self._word(table, linear))
         return True

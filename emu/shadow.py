@@ -7,7 +7,7 @@ way to the monitor's window for 32-bit code, whose entries (`preset`) come back 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from emu.pagetables import ACCESSED_DIRTY, ADDRESS, LARGE, NO_EXECUTE, OPEN, PRESENT, WORDS, WRITE, TableMemory
@@ -53,8 +53,9 @@ class ShadowTables:
     that are gone. Whoever acts on them resets them.
     """
 
-    def __init__(self, memory: TableMemory) -> None:
-        self._memory = memory
+    def __init__(self, memory: TableMemory, given_up: Callable[[Table], None]) -> None:
+        """`given_up` is called with a table that nothing refers to any more."""
+        self._memory, self._given_up = memory, given_up
         self.words = memory.words
         self.tables: dict[object, Table] = {}
         self.lost: set[CodeKey] = set()
@@ -126,6 +127,7 @@ class ShadowTables:
         if table.refs > 0:
             return
         del self.tables[table.key]
+        self._given_up(table)
         for keys in table.code.values():
             self.lost |= keys
         end = table.at + table.pages * WORDS

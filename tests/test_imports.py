@@ -52,8 +52,16 @@ ALLOWED = {
         "emu.errors",
     ),
     "emu.backends.*": ("isa.*", "emu.backends.base", "emu.errors", "emu.memory", "emu.pagetables"),
-    "emu.mmu": ("isa.*", "emu.backends.base", "emu.memory", "emu.pagetables", "emu.shadow", "emu.window"),
-    "emu.window": ("isa.*", "emu.memory"),
+    "emu.mmu": (
+        "isa.*", "emu.backends.base", "emu.entries", "emu.memory", "emu.pagetables", "emu.shadow", "emu.spaces",
+        "emu.tabletrace", "emu.window",
+    ),
+    "emu.spaces": (
+        "isa.*", "emu.backends.base", "emu.entries", "emu.memory", "emu.pagetables", "emu.shadow",
+        "emu.tabletrace", "emu.window",
+    ),
+    "emu.entries": ("isa.*", "emu.memory", "emu.shadow"), "emu.window": ("isa.*", "emu.memory"),
+    "emu.tabletrace": ("emu.entries", "emu.memory", "emu.shadow"),
     "emu.shadow": ("emu.pagetables",), "emu.pagetables": (),
     "emu.trace": (), "emu.trace.*": ("emu.trace.*", "emu.errors", "emu.outfile", "emu.loader.symbols"),
     "emu.stopwatch": ("isa.*", "emu.bus", "emu.trace.record"),

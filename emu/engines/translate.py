@@ -690,10 +690,7 @@ class TranslateEngine:
         self._backend.move_window(base)
 
     def _written(self, gpa: int, size: int) -> None:
-        window = self._mmu.window
-        for page in range(gpa >> 12, (gpa + size - 1 >> 12) + 1):
-            window.written(page)
-        if window.touched:
+        if self._mmu.written(gpa, size):
             self._stale.append(None)
         if self.cache.written(gpa, size):
             self._counters.exits["code write"] += 1
