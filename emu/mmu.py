@@ -27,6 +27,7 @@ from isa.x86.paging import PTE_A, PTE_D, PTE_P, PTE_PS
 from isa.x86.state import CR0_WP, CR4_PAE, CR4_PSE, CR4_SMAP, CR4_SMEP, EFER_NXE
 
 _PAGE: Final = 0x1000
+_FEW: Final = 2  # entries that changed in a table between two flushes
 _RUN: Final = 32  # pages of a larger page mapped together
 
 
@@ -73,6 +74,9 @@ class ShadowMmu:
             return True
         for table, slots in self.traces.changes():
             self.tables.lose(table, slots)
+            if table.shift == 12 and len(slots) <= _FEW:  # made to be used at once, as to patch code through
+                for slot in slots:
+                    self._fill_neighbours(table, slot)
         base = self._spaces.base()
         switched = self._spaces.find(base) is not self.space
         if (switched or self.window.touched) and self._place_window():

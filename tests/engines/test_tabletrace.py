@@ -209,3 +209,15 @@ def test_code_leaves_a_table_its_trace(paged: Callable[..., World]) -> None:
     world.engine.cache.flush()  # type: ignore[attr-defined]
     assert traced(world)
     assert perform(world, f"mov dword ptr [{ENTRY}], {OTHER | P | W | U}; {FLUSH}; {READ}") == 0x22222222
+
+
+@pytest.mark.parametrize("bits", [P | W | A | D, P | W])
+def test_a_mapping_made_to_be_used_at_once_does_not_fault(paged: Callable[..., World], bits: int) -> None:
+    world = paged()
+    world.memory.write(DIRECTORY + 4, 4, SECOND | P | W | U)
+    make_it, undo_it = f"mov dword ptr [{SECOND}], {DATA | bits}", f"mov dword ptr [{SECOND}], 0"
+    use = f"mov dword ptr [0x400000], ecx; {undo_it}; {FLUSH}"
+    before = world.engine.counters().exits["hidden page fault"]
+    assert perform(world, f"mov ecx, 50; again: {make_it}; {FLUSH}; {use}; dec ecx; jnz again; {READ}") == 1
+    faults = world.engine.counters().exits["hidden page fault"] - before
+    assert faults < 5 if bits & A else faults >= 50  # that sets the bits, which only an access may do
