@@ -40,6 +40,7 @@ _YOUNG = 500_000  # objects more than before, at which Python looks for cyclic g
 _MIDDLE = 40  # such looks before one at those that survived the first
 _OLD = 10_000  # looks at the middle-aged ones before one at all objects
 _MANY_BLOCKS = 10_000
+_MANY_REMAINS = 16
 
 Output = Callable[[bytes], None]
 
@@ -102,7 +103,9 @@ class Machine:
     the guest's state in place; blocks are then not chained.
     """
 
-    _one_closed = False  # in this process, before
+    _remains = 0  # machines closed in this process since Python last looked for circular garbage
+
+    _unit_machine: UnicornBackend | None = None  # which executes x87 and SSE instructions for the interpreter
 
     def __init__(
         self,
@@ -149,7 +152,8 @@ class Machine:
     def _build_engine(self, observe: Callable[[Block], None] | None) -> Engine:
         config = self.config
         if config.engine == "interpret":
-            self.state.native = UnicornBackend().native
+            self._unit_machine = UnicornBackend()
+            self.state.native = self._unit_machine.native
             return self._interpreting()
         return self._translating(config.deterministic or config.max_instructions is not None, observe)
 
@@ -398,10 +402,15 @@ class Machine:
         """Give the host's memory back; the machine cannot run again."""
         with suppress(GuestFileError):  # who wants to know saves before
             self.save_translations()
-        if Machine._one_closed and self._engine.counters().blocks >= _MANY_BLOCKS:
-            gc.collect()  # the remains of machines before this one, which are circular; most runs are too short to care
-        Machine._one_closed = True
+        Machine._remains += 1
+        if Machine._remains > _MANY_REMAINS or (
+            Machine._remains > 1 and self._engine.counters().blocks >= _MANY_BLOCKS
+        ):
+            gc.collect()  # the remains of machines before this one, which are circular
+            Machine._remains = 1
         self._engine.close()
+        if self._unit_machine is not None:
+            self._unit_machine.close()
         self.memory.close()
         if self._disk is not None:
             self._disk.close()

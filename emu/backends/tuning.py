@@ -13,8 +13,6 @@ import platform
 import re
 from typing import TYPE_CHECKING, Final
 
-import unicorn
-
 from emu.backends.base import Trap, View
 from isa.x86.state import RCX, RSI
 
@@ -25,6 +23,8 @@ _CHECKER: Final = "check_exit_request_x86_64"  # the function of Unicorn's that 
 _CMP_BYTE_ZERO: Final = re.compile(rb"\x80[\xb8-\xbf](.{4})\x00", re.DOTALL)  # cmp byte [reg + disp32], 0
 _LOOK_AT: Final = 64  # bytes of the function in which the test must stand
 _ENGINE_SIZE: Final = 0x4000  # upper bound of the flag's place in the engine's structure
+
+_READ: Final = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint, ctypes.c_void_p)
 
 _PAGE: Final = 0x1000
 _REGION: Final = 0x20_0000
@@ -54,17 +54,20 @@ def _leave(_trap: Trap) -> int:
     return -1
 
 
-def stops_between_blocks(uc: unicorn.Uc, backend: UnicornBackend, physical: int, at: int) -> bool:
+def stops_between_blocks(library: ctypes.CDLL, engine: int, backend: UnicornBackend, physical: int, at: int) -> bool:
     """True where a stop asked for during a load is heard only at the block's end; `at`: room in the code cache.
 
-    The page at `physical`, which must be free, serves as a device that asks for the stop.
+    The page at `physical`, which must be free, serves as a device that asks for the stop. It is not mapped by Unicorn's
+    Python interface, whose callbacks would keep the engine in memory until Python looks for circles.
     """
 
-    def device(_uc: unicorn.Uc, _offset: int, _size: int, _data: object) -> int:
+    def device(_engine: int, _offset: int, _size: int, _data: int) -> int:
         backend.stop()
         return 0
 
-    uc.mmio_map(physical, _PAGE, device, None, None, None)
+    read = _READ(device)
+    handle, place, size = ctypes.c_void_p(engine), ctypes.c_uint64(physical), ctypes.c_size_t(_PAGE)
+    library.uc_mmio_map(handle, place, size, read, None, None, None)
     backend.fixed.map(_LINEAR, physical, writable=False, user=False)
     load_and_jump = b"\x48\x8b\x06\xeb\x00"  # mov rax, [rsi]; jmp to the next instruction
     backend.install(at, load_and_jump + backend.layout.leave)
@@ -75,7 +78,7 @@ def stops_between_blocks(uc: unicorn.Uc, backend: UnicornBackend, physical: int,
     stopped = backend.run(at, _leave)
     backend.fixed.unmap(_LINEAR)
     backend.forget(at, at + 16)
-    uc.mem_unmap(physical, _PAGE)
+    library.uc_mem_unmap(handle, place, size)
     return stopped == at + len(load_and_jump)
 
 

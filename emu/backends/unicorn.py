@@ -123,7 +123,7 @@ class UnicornBackend:
         self._setup()
         self._measure()
         spare = PHYSICAL + TABLES_SIZE + CODE_SIZE + _DATA_PAGES
-        self.stops_whole = untold and stops_between_blocks(self._uc, self, spare, _PLACES)
+        self.stops_whole = untold and stops_between_blocks(self._lib, self._handle.value, self, spare, _PLACES)
         widen_tlb(self, PHYSICAL, _PLACES)
         self.native: NativeUnit = CacheUnit(self, _PLACES, _CODE_START - _PLACES, DATA_SIZE - 0x4000)
 
@@ -203,7 +203,7 @@ class UnicornBackend:
         hook = ctypes.c_void_p()
         status = lib.uc_hook_add(
             self._handle, ctypes.byref(hook), ctypes.c_int(uco.UC_HOOK_INTR),
-            ctypes.cast(self._callback, ctypes.c_void_p), None, _u64(1), _u64(0),
+            self._callback, None, _u64(1), _u64(0),
         )  # fmt: skip
         self._check(status, "uc_hook_add")
         self.install(0, bytes.fromhex("8ec08ed98ee28eeb48cf"))  # mov es,eax; mov ds,ecx; mov fs,edx; mov gs,ebx; iretq
@@ -538,6 +538,7 @@ class UnicornBackend:
         self._lib.uc_context_free(self._context)
         self._uc = None
         self._anchors.clear()
+        self._monitor.madvise(mmap.MADV_DONTNEED)  # whoever still knows this machine need not keep its memory
 
 
 def _leave(_trap: Trap) -> int:

@@ -274,11 +274,13 @@ SYSTEM: Final[dict[str, Explanation]] = {
         "CPU buffers (mitigations=off in Linux).",
     ),
     "SEGMENT_BASE": Explanation(
-        "The guest read or changed the base of FS or GS.",
-        "The machine's GS base may be in the monitor's use, and code that goes through these segments depends on them.",
-        "SWAPGS, RDFSBASE, RDGSBASE, WRFSBASE, WRGSBASE",
-        "One callout; a change also ends the block.",
-        "One SWAPGS on the way into the kernel and one on the way out are as few as there can be.",
+        "The guest read or changed the base of FS or GS where it may not, or to what is no address.",
+        "In 64-bit code the machine's bases are the guest's, and these instructions stay in the cache; but the machine "
+        "would not refuse what the guest's CPU must.",
+        "SWAPGS outside CPL 0; RDFSBASE, RDGSBASE, WRFSBASE, WRGSBASE without CR4.FSGSBASE or with a base that is not "
+        "canonical",
+        "One callout, and the exception.",
+        "Set CR4.FSGSBASE where CPUID has it, and check bases that come from users.",
     ),
     "SMAP_FLAG": Explanation(
         "The guest opened or closed a window for the kernel to reach user memory.",

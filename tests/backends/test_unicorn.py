@@ -1,7 +1,9 @@
 """The bare machine: privilege, segments, faults, flags, stops; each against what the architecture says."""
 
+import gc
 import struct
 import time
+import weakref
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -223,6 +225,17 @@ def test_native_unit_executes_although_a_stop_is_asked_for(machine: UnicornBacke
 
 def test_native_unit_reports_undefined_instructions(machine: UnicornBackend) -> None:
     assert machine.native.execute(b"\x0f\x0b", -1, b"", [0] * 16, 2).vector == 6
+
+
+def test_closing_frees_the_engine_at_once() -> None:
+    backend = UnicornBackend()
+    engine = weakref.ref(backend._uc)
+    gc.disable()
+    try:
+        backend.close()
+        assert engine() is None  # a gigabyte of addresses
+    finally:
+        gc.enable()
 
 
 def test_stops_are_heard_between_blocks_only() -> None:
