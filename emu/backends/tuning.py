@@ -27,7 +27,6 @@ _ENGINE_SIZE: Final = 0x4000  # upper bound of the flag's place in the engine's 
 _READ: Final = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint, ctypes.c_void_p)
 
 _PAGE: Final = 0x1000
-_REGION: Final = 0x20_0000
 _LINEAR: Final = 0x4000_0000  # where the probes map their pages
 _TLB_ENTRIES: Final = 4096  # 16 MiB of guest memory
 _TLB_START: Final = 256  # entries Unicorn begins with; it doubles them when it is flushed while well filled
@@ -83,15 +82,15 @@ def stops_between_blocks(library: ctypes.CDLL, engine: int, backend: UnicornBack
 
 
 def widen_tlb(backend: UnicornBackend, physical: int, at: int) -> None:
-    """Make the TLBs (of CPL 1 without and with SMAP, and of CPL 3) grow; every page used for it maps `physical`.
+    """Make the TLBs (of CPL 1 without and with SMAP, and of CPL 3) grow; for that they read the memory at `physical`.
 
     `at`: room in the code cache.
     """
+    size = _TLB_ENTRIES // 2 * _PAGE
     # again: mov al, [rsi]; add rsi, 1000h; dec ecx; jnz again
     backend.install(at, bytes.fromhex("8a064881c600100000ffc975f3") + backend.layout.leave)
     for level, smap in ((1, False), (1, True), (3, False)):
-        for linear in range(_LINEAR, _LINEAR + _TLB_ENTRIES // 2 * _PAGE, _PAGE):
-            backend.fixed.map(linear, physical, writable=False, user=level == 3)
+        backend.fixed.fix(_LINEAR, physical, size, writable=False, executable=False, user=level == 3)
         backend.set_view(View(64, level, True, (0, 0, 0, 0, 0, 0), smap))
         entries = _TLB_START
         while entries < _TLB_ENTRIES:
@@ -101,6 +100,5 @@ def widen_tlb(backend: UnicornBackend, physical: int, at: int) -> None:
             backend.run(at, _leave)
             backend.flush_tlb()
             entries *= 2
-    for linear in range(_LINEAR, _LINEAR + _TLB_ENTRIES // 2 * _PAGE, _REGION):
-        backend.fixed.unmap(linear)
+    backend.fixed.unfix(_LINEAR, size)
     backend.forget(at, at + 16)
