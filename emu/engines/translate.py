@@ -39,7 +39,6 @@ _MACHINE_FLAGS = ARITH | DF | NT | AC | ID  # live in the backend's flags regist
 _MAX_BUDGET = (1 << 23) - 1  # what the budget test of translated code can tell from an overdrawn one
 # IN, OUT, RDTSC and plain moves: emulating them does not concern the arithmetic flags.
 _QUIET = frozenset((0xE4, 0xE5, 0xE6, 0xE7, *range(0xEC, 0xF0), 0x0F31, *range(0x88, 0x8C), 0xC6, 0xC7, 0x0FB6, 0x0FB7))
-_ONE_BY_ONE = TF | RF  # the next instruction traps, or clears RF (SDM vol. 3, 17.3.1.1)
 _STRAY_STEPS = 64  # instructions interpreted at once where code cannot be translated
 _REDISPATCHED = CHANGES_OF_BASES | {"popf"}  # emulated, they change what the machine must show
 _NO_OPERATION = b"\x66\x90"  # as long as the leave sequence
@@ -110,6 +109,7 @@ class TranslateEngine:
         self._interrupted = False
         self._lookup_regs = [0] * 16
         self._flags_stay = False  # the machine's flags were not brought to the `Cpu`
+        self._resumed = -1  # `cpu.retired` when the cache was last entered with RF set
         self._stale: list[int | None] = [None]  # mappings the guest flushed since the last dispatch
         self._counters = EngineCounters()
 
@@ -174,8 +174,16 @@ class TranslateEngine:
         return counters
 
     def _one_by_one(self) -> bool:
-        """True where something must be looked at behind each instruction: the interpreter executes it."""
-        return bool(self._cpu.system_flags & _ONE_BY_ONE) or self._cpu.watching
+        """True where something must be looked at behind each instruction: the interpreter executes it.
+
+        RF alone, without breakpoints for it to mask, only has to be gone behind the next instruction (SDM vol. 3,
+        17.3.1.1): `_pull` sees to that, because nobody looks before.
+        """
+        cpu = self._cpu
+        flags = cpu.system_flags
+        if flags & RF:
+            self._resumed = cpu.retired
+        return bool(flags & TF) or cpu.watching
 
     # -- entering and leaving the cache ------------------------------------------------------------------------
 
@@ -256,6 +264,8 @@ class TranslateEngine:
             self._settle_flags()
         cpu.rip = piece.guest_pc
         self._account(block, index)
+        if cpu.system_flags & RF and cpu.retired != self._resumed:
+            cpu.system_flags &= ~RF
 
     def _pull_registers(self, block: Block) -> None:
         """Bring the `Cpu` the general registers and, from 64-bit code, the bases of FS and GS."""
@@ -548,6 +558,7 @@ class TranslateEngine:
         """Leave the cache behind `block`, which is complete, with the guest at `pc`."""
         self._pull(block, block.code.charge - 1, -1)
         self._cpu.retired = self._harvest()  # nothing of what was charged is left over
+        self._cpu.system_flags &= ~RF
         self._cpu.rip = pc
         return self._finish(Budget())
 
@@ -582,9 +593,12 @@ class TranslateEngine:
         piece = block.pieces[index]
         if pc != piece.start and not (index == 0 and pc == block.entry):
             return pc  # in the middle of an emulated sequence: the next stop finds a better place
-        self._pull(block, index, pc)
         cpu = self._cpu
+        resuming = cpu.system_flags & RF
+        self._pull(block, index, pc)
         cpu.retired = self._harvest() + index - (block.code.charge if index > block.code.counted_at else 0)
+        if cpu.retired == self._resumed:
+            cpu.system_flags |= resuming
         cpu.shadow = index > 0 and block.pieces[index - 1].reason == "sti"
         return self._finish(Budget())
 
