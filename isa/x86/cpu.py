@@ -52,6 +52,10 @@ _ROOM: Final = tuple(0x1000 - size for size in range(9))  # highest page offset 
 Tlb = dict[int, int]  # linear page number -> what to add to a linear address for its offset in `memory.ram`
 
 
+def _walk_key(linear: int, access: Access, user: bool) -> int:
+    return linear >> 12 << 3 | (0 if access is Access.READ else 2 if access is Access.WRITE else 4) | user
+
+
 class TracedMemory(PhysicalMemory, Protocol):
     """Physical memory that can trace writes to the pages code was decoded from."""
 
@@ -258,8 +262,7 @@ class Cpu(X86State):
 
     def physical(self, linear: int, access: Access, user: bool) -> int:
         """Guest-physical address of `linear`, remembered where it is plain RAM; raises GuestFault 14."""
-        kind = 0 if access is Access.READ else 2 if access is Access.WRITE else 4
-        key = linear >> 12 << 3 | kind | user
+        key = _walk_key(linear, access, user)
         page = self._walked.get(key)
         if page is None:
             mapping = paging.translate(self, linear, access, user)
@@ -278,6 +281,10 @@ class Cpu(X86State):
                 tlb.clear()
             tlb[linear >> 12] = offset - (linear & ~0xFFF)
         return gpa
+
+    def walked(self, linear: int, access: Access, user: bool) -> int:
+        """Guest-physical address of the page of `linear` as `physical` found it last, or -1 where that is forgotten."""
+        return self._walked.get(_walk_key(linear, access, user), -1)
 
     def _pieces(self, linear: int, size: int, access: Access, user: bool) -> list[tuple[int, int]]:
         """(guest-physical address, length) of each page an access touches, all of them checked."""

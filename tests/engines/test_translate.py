@@ -35,6 +35,7 @@ from isa.x86.state import (
     RBX,
     RCX,
     RDX,
+    RF,
     RSI,
     RSP,
     SS,
@@ -386,6 +387,52 @@ def test_every_stop_point_of_a_mixed_loop_agrees_with_the_interpreter(make: Make
         theirs: Any = (reference.cpu.rip, reference.cpu.regs, reference.cpu.rflags, reference.cpu.retired)
         assert ours == theirs, f"after {steps} instructions"
         world.engine.close()
+
+
+@pytest.mark.parametrize(
+    "text", ["nop; nop; hlt", "jmp a; a: nop; hlt", "a: loop a; nop; hlt", "call a; a: pop eax; hlt"]
+)
+def test_rf_is_gone_behind_the_next_instruction(make: Make, text: str) -> None:
+    for limit in range(4):
+        states = []
+        for kind in ENGINES:
+            world = make(kind, exact=True) if kind == "translate" else make(kind)
+            world.put(text)
+            world.cpu.regs[RCX] = 2
+            world.cpu.rflags = 2 | RF
+            world.run(limit)
+            states.append((world.cpu.rip, world.cpu.retired, world.cpu.rflags))
+        assert states[0] == states[1]
+        assert bool(states[0][2] & RF) == (limit == 0)
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+@pytest.mark.parametrize(("text", "rf"), [("ud2", RF), ("div ecx", RF), ("nop; ud2", 0), ("jmp a; a: div ecx", 0)])
+def test_rf_stays_where_the_next_instruction_faults(make: Make, kind: str, text: str, rf: int) -> None:
+    world = make(kind)
+    world.put(text)
+    world.cpu.rflags = 2 | RF
+    assert isinstance(world.run(), Fault)
+    assert world.cpu.rflags & RF == rf
+
+
+def test_rf_does_not_keep_code_out_of_the_cache(make: Make) -> None:
+    world = make()
+    world.put("nop; hlt")
+    world.cpu.rflags = 2 | RF
+    assert world.run() == Halt(False)
+    assert world.engine.counters().emulated == 1  # HLT
+
+
+def test_rf_holds_breakpoints_off_for_one_instruction(make: Make) -> None:
+    world = make()
+    world.put("again: inc eax; jmp again")
+    world.cpu.rflags = 2 | RF
+    world.cpu.dr[0], world.cpu.dr[7] = ORG, 0x402
+    world.cpu.debug_changed()
+    out = world.run()
+    assert isinstance(out, Fault)
+    assert (out.vector, world.cpu.regs[RAX], world.cpu.retired) == (1, 1, 2)
 
 
 def test_the_engine_names_itself(make: Make) -> None:
