@@ -40,6 +40,7 @@ _MACHINE_FLAGS = ARITH | DF | NT | AC | ID  # live in the backend's flags regist
 _MAX_BUDGET = (1 << 23) - 1  # what the budget test of translated code can tell from an overdrawn one
 # IN, OUT, RDTSC and plain moves: emulating them does not concern the arithmetic flags.
 _QUIET = frozenset((0xE4, 0xE5, 0xE6, 0xE7, *range(0xEC, 0xF0), 0x0F31, *range(0x88, 0x8C), 0xC6, 0xC7, 0x0FB6, 0x0FB7))
+_DELIVERIES = 1000  # faults delivered in a run of the cache, before somebody else has a look
 _STRAY_STEPS = 64  # instructions interpreted at once where code cannot be translated
 _REDISPATCHED = CHANGES_OF_BASES | {"popf"}  # emulated, they change what the machine must show
 _NO_OPERATION = b"\x66\x90"  # as long as the leave sequence
@@ -115,6 +116,9 @@ class TranslateEngine:
         self._interrupted = False
         self._lookup_regs = [0] * 16
         self._flags_stay = False  # the machine's flags were not brought to the `Cpu`
+        self.on_fault: Callable[[Fault], Exit | None] | None = None
+        self._faulted = -1  # `cpu.retired` when a fault was last delivered without leaving the cache
+        self._deliveries = 0  # faults that may still be delivered so in this run
         self._resumed = -1  # `cpu.retired` when the cache was last entered with RF set
         self._stale: list[int | None] = [None]  # mappings the guest flushed since the last dispatch
         self._counters = EngineCounters()
@@ -196,7 +200,7 @@ class TranslateEngine:
     def _run_cache(self, limit: int) -> Exit | None:
         """Run translated code from `cpu.rip`; None where nothing needs the monitor."""
         cpu, backend = self._cpu, self._backend
-        self._exit, self._remainder = None, 0
+        self._exit, self._remainder, self._deliveries = None, 0, _DELIVERIES
         self._end = cpu.retired + limit
         try:
             pc = self._dispatch()
@@ -481,9 +485,9 @@ class TranslateEngine:
                 if isinstance(fault, Interrupted):
                     self._interrupted = True  # so that the monitor gets to see what the time is
                     return self._finish(Budget())
-                return self._finish(self._fault_exit(fault))
+                return self._raise(fault)
             self._settle(block, index + 1)
-            return self._finish(self._fault_exit(fault))
+            return self._raise(fault)
         self._counters.emulated += 1
         if cpu.halted:
             self._settle_flags()
@@ -514,11 +518,28 @@ class TranslateEngine:
         try:
             pc = self._dispatch()
         except GuestFault as fault:
-            return self._finish(self._fault_exit(fault))
+            return self._raise(fault)
         if pc < 0:
             return self._finish(Budget())
         self._push()
         return pc
+
+    def _raise(self, fault: GuestFault) -> int:
+        """Have a fault delivered, with the state in the `Cpu`, and go on at its handler.
+
+        The monitor must see a guest that faults again and again, which takes long although few instructions retire.
+        """
+        cpu, out = self._cpu, self._fault_exit(fault)
+        if self.on_fault is None or cpu.retired == self._faulted or not self._deliveries:
+            return self._finish(out)
+        self._faulted = cpu.retired
+        self._deliveries -= 1
+        over = self.on_fault(out)
+        if over is not None:
+            return self._finish(over)
+        if cpu.stop_requested or self._interrupted or (self._words[PENDING >> 2] and cpu.system_flags & IF):
+            return self._finish(Budget())
+        return self._go_on()
 
     def _follow(self, block: Block, site: Site, behind: int) -> int:
         """A direct branch left the cache because it is not chained: find its target, chain, go on there."""
@@ -535,7 +556,7 @@ class TranslateEngine:
             target = self._block_at(site.target)
         except GuestFault as fault:
             self._leave_at(block, site.target)
-            return self._finish(self._fault_exit(fault))
+            return self._raise(fault)
         if target is None:
             return self._leave_at(block, site.target)
         if block.valid and self.cache.counters.flushes == flushes:
