@@ -210,8 +210,11 @@ class ShadowMmu:
         emulated (MMIO, a write to a traced or read-only page, or an address that the monitor uses itself). Raises the
         GuestFault of a true page fault.
         """
-        memory = self._memory
-        mapping = paging.translate(self._cpu, linear, Access.WRITE if write else Access.READ, user)
+        memory, access = self._memory, Access.WRITE if write else Access.READ
+        known = self._cpu.walked(linear, access, user)
+        if known >= 0 and (memory.ram_offset(known) < 0 or (write and memory.watched(known))):
+            return False  # the same walk again would find what the interpreter goes by anyway
+        mapping = paging.translate(self._cpu, linear, access, user)
         if memory.ram_offset(mapping.gpa) < 0 or (write and memory.watched(mapping.gpa)):
             return False
         if self._backend.owns(linear) and (linear >> 32 or self.window.base is not None):

@@ -111,6 +111,7 @@ class Monitor:
     ) -> None:
         self._cpu, self._engine, self._clock = cpu, engine, clock
         self._pending, self._acknowledge, self._name_of = pending, acknowledge, name_of
+        engine.on_fault = self._deliver_fault
         self._ending: Ending | None = None
         self._wake = threading.Event()
         self._lock = threading.Lock()
@@ -206,8 +207,8 @@ class Monitor:
             case None | Budget():
                 return None
             case Fault():
-                self.exits[f"exception {EXCEPTION_NAMES.get(out.vector, out.vector)}"] += 1
-                return self._deliver_fault(GuestFault(out.vector, out.error, out.cr2, out.note), out.pc)
+                shutdown = self._deliver_fault(out)
+                return None if shutdown is None else self._answer(shutdown, deadline)
             case Halt(interruptible):
                 if not (interruptible or self._cpu.nmi or self._pending_work()):
                     where = self._name_of(self._cpu.rip)
@@ -288,22 +289,26 @@ class Monitor:
         try:
             interrupts.deliver(self._cpu, vector, None, interrupts.Event.HARDWARE)
         except GuestFault as fault:
-            ending = self._deliver_fault(fault, self._cpu.rip)
-            if ending is not None:
-                self.end(ending)
+            shutdown = self._raise(fault, self._cpu.rip)
+            if shutdown is not None:
+                self.end(Ending(EndReason.TRIPLE_FAULT, 6, shutdown.why))
 
-    def _deliver_fault(self, fault: GuestFault, pc: int) -> Ending | None:
+    def _deliver_fault(self, out: Fault) -> Shutdown | None:
+        self.exits[f"exception {EXCEPTION_NAMES.get(out.vector, out.vector)}"] += 1
+        return self._raise(GuestFault(out.vector, out.error, out.cr2, out.note), out.pc)
+
+    def _raise(self, fault: GuestFault, pc: int) -> Shutdown | None:
         chain = interrupts.deliver_exception(self._cpu, fault)
         if chain is None:
             return None
-        shutdown = Shutdown(tuple(Fault(f.vector, f.error, f.cr2, pc, f.note) for f in chain), "")
-        return Ending(EndReason.TRIPLE_FAULT, 6, explain(shutdown, self._name_of))
+        faults = tuple(Fault(f.vector, f.error, f.cr2, pc, f.note) for f in chain)
+        return Shutdown(faults, explain(faults, self._name_of))
 
 
-def explain(shutdown: Shutdown, name_of: Callable[[int], str]) -> str:
+def explain(chain: tuple[Fault, ...], name_of: Callable[[int], str]) -> str:
     """The chain of faults behind a triple fault, one a line, and what made each delivery fail."""
     lines = ["triple fault: the CPU shut down"]
-    for number, fault in enumerate(shutdown.chain):
+    for number, fault in enumerate(chain):
         name = EXCEPTION_NAMES.get(fault.vector, f"vector {fault.vector}")
         text = f"  {name}"
         if fault.error is not None:

@@ -26,7 +26,7 @@ from emu.backends.unit import CacheUnit
 from emu.errors import VemuError
 from emu.pagetables import MonitorTables, TableMemory
 from isa.base import NativeUnit
-from isa.x86.state import AC, ARITH, CR4_FSGSBASE, CR4_SMAP, DF, FS, GS, ID, IF, NT
+from isa.x86.state import AC, ARITH, CR4_FSGSBASE, CR4_SMAP, DF, DS, ES, FS, GS, ID, IF, NT, SS
 
 PHYSICAL: Final = 0x80_0000_0000  # where the monitor's own memory sits in the bare machine: 512 GiB, above all RAM
 CODE_SIZE: Final = 16 << 20
@@ -59,6 +59,7 @@ _u64 = ctypes.c_uint64
 _FLUSH_TLB = ctypes.c_uint32(uco.UC_CTL_TLB_FLUSH | uco.UC_CTL_IO_WRITE << 30)
 _REMOVE_CACHE = ctypes.c_uint32(uco.UC_CTL_TB_REMOVE_CACHE | 2 << 26 | uco.UC_CTL_IO_WRITE << 30)
 _WORD = struct.Struct("<Q")
+_DATA_SEGMENTS = (ES, SS, DS, FS, GS)
 _INT = struct.Struct("<i")
 _NO_TRAP = -2
 _NOTED = 0x3D  # exceptions as Unicorn notes them, in the bits of the registers; it tells no denormal operands
@@ -354,7 +355,7 @@ class UnicornBackend:
     # -- registers ---------------------------------------------------------------------------------------------
 
     def set_view(self, view: View) -> None:
-        if view == self._view and (view.mode != 64 or self.bases() == view.bases[FS:]):
+        if (view is self._view or view == self._view) and (view.mode != 64 or self.bases() == view.bases[FS:]):
             return
         self._view = view
         self._base = self.layout.code_base[view.mode]
@@ -368,9 +369,8 @@ class UnicornBackend:
             image = self._views[key] = self._land(*key[:4], smap=view.smap)[at.mode : at.mode_end]
             self._buffer[:] = kept
         self._buffer[at.mode : at.mode_end] = image
-        for number, offset in enumerate(at.segments):
-            if number != 1:
-                struct.pack_into("<Q", self._buffer, offset + 8, bases[number])
+        for number in _DATA_SEGMENTS if based else (FS, GS):  # the others' bases are 0 in the image, as is CS's
+            _WORD.pack_into(self._buffer, at.segments[number] + 8, bases[number])
 
     def pull(self, regs: list[int]) -> None:
         regs[:] = _REGS.unpack_from(self._buffer, self._at.regs)

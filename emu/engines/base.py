@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from emu.dbt.block import Block
-from emu.exits import Exit
+from emu.exits import Exit, Fault
 
 
 @dataclass(slots=True)
@@ -47,6 +48,9 @@ class Engine(Protocol):
     """Runs the guest of one `Cpu`, whose state is exact whenever `run` or `step` has returned."""
 
     name: str
+    # Delivers a guest's fault to its handler as whoever is given the `Fault` would: None, or why the run is over. An
+    # engine may call it instead of returning the fault, but not twice without an instruction that retired in between.
+    on_fault: Callable[[Fault], Exit | None] | None
 
     def run(self, limit: int) -> Exit:
         """Run up to `limit` guest instructions; returns why control came back (Fault, Halt or Budget).

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from emu.dbt.block import Block
 from emu.engines.base import EngineCounters
 from emu.exits import Budget, Exit, Fault, Halt
@@ -29,6 +31,7 @@ class InterpretEngine:
         self._interpreter = Interpreter(cpu)
         memory.on_watched_write = self._interpreter.written
         memory.on_watch_change.append(cpu.page_watched)
+        self.on_fault: Callable[[Fault], Exit | None] | None = None
         self._counters = EngineCounters()
         self._interrupted = False
         self._pending = False

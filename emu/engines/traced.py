@@ -12,6 +12,7 @@ from emu.engines.interpret import InterpretEngine
 from emu.engines.translate import TranslateEngine
 from emu.exits import Exit
 from emu.stopwatch import NotedCounter, Stopwatch
+from isa.base import GuestFault
 from isa.x86.code import Site
 from isa.x86.decode import Insn
 from isa.x86.state import PAGE_FAULT
@@ -51,6 +52,7 @@ class TracedTranslateEngine(TranslateEngine):
         super().__init__(*arguments, **options)
         self._stopwatch = watch
         self._counters = EngineCounters(exits=NotedCounter(watch))
+        self._insn: Insn | None = None  # at which translated code was left
         self.sample: Callable[[], None] | None = None  # called where the guest left off, its state in the `Cpu`
 
     def mapping_changed(self, linear: int | None) -> None:
@@ -63,8 +65,10 @@ class TracedTranslateEngine(TranslateEngine):
         watch.left()
         watch.pulled()
         place = self._place(trap)
+        self._insn = None
         if place is not None:
             block, index = place
+            self._insn = block.pieces[index].insn
             base = 0 if block.mode.mode == 64 else block.mode.cs_base
             pc = block.pieces[index].guest_pc
             watch.at(base + pc, block.linear)
@@ -76,9 +80,15 @@ class TracedTranslateEngine(TranslateEngine):
         reason = watch.reason
         if reason == "hidden page fault":
             watch.operand(trap.cr2, "w" if trap.error & 2 else "r")
-        elif place is not None:
-            _name_operand(watch, reason, place[0].pieces[place[1]].insn)
+        elif self._insn is not None:
+            _name_operand(watch, reason, self._insn)
         return behind
+
+    def _raise(self, fault: GuestFault) -> int:
+        if self._insn is not None:  # named now, because delivering the fault is an exit of its own
+            _name_operand(self._stopwatch, self._stopwatch.reason, self._insn)
+            self._insn = None
+        return super()._raise(fault)
 
     def _place(self, trap: Trap) -> tuple[Block, int] | None:
         """Block and index of the instruction at which translated code was left."""

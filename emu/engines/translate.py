@@ -7,6 +7,7 @@ block's pieces, so the guest's state is exact at every exit.
 
 from __future__ import annotations
 
+import functools
 import struct
 import time
 from collections.abc import Callable
@@ -39,7 +40,7 @@ _MACHINE_FLAGS = ARITH | DF | NT | AC | ID  # live in the backend's flags regist
 _MAX_BUDGET = (1 << 23) - 1  # what the budget test of translated code can tell from an overdrawn one
 # IN, OUT, RDTSC and plain moves: emulating them does not concern the arithmetic flags.
 _QUIET = frozenset((0xE4, 0xE5, 0xE6, 0xE7, *range(0xEC, 0xF0), 0x0F31, *range(0x88, 0x8C), 0xC6, 0xC7, 0x0FB6, 0x0FB7))
-_ONE_BY_ONE = TF | RF  # the next instruction traps, or clears RF (SDM vol. 3, 17.3.1.1)
+_DELIVERIES = 1000  # faults delivered in a run of the cache, before somebody else has a look
 _STRAY_STEPS = 64  # instructions interpreted at once where code cannot be translated
 _REDISPATCHED = CHANGES_OF_BASES | {"popf"}  # emulated, they change what the machine must show
 _NO_OPERATION = b"\x66\x90"  # as long as the leave sequence
@@ -48,12 +49,17 @@ _LOOKED_UP = (Flow.RETURN, Flow.INDIRECT_JUMP, Flow.INDIRECT_CALL)
 _M32 = 0xFFFFFFFF
 
 
+@functools.lru_cache(maxsize=256)
+def _long_view(level: int, smap: bool, fs: int, gs: int) -> View:
+    return View(64, level, True, (0, 0, 0, 0, fs, gs), smap)
+
+
 def _view(cpu: Cpu, mode: BlockMode) -> View:
     """How the machine must show segments and privilege: guest CPL 0 to 2 runs at CPL 1 (ring compression)."""
     segs = cpu.segs
     level, smap = (3, False) if mode.user else (1, cpu.smap)
     if mode.mode == 64:
-        return View(64, level, True, (0, 0, 0, 0, segs[FS].base, segs[GS].base), smap)
+        return _long_view(level, smap, segs[FS].base, segs[GS].base)
     gs = 0 if mode.through_gs else segs[GS].base
     bases = (segs[ES].base, 0, segs[SS].base, segs[DS].base, segs[FS].base, gs)
     return View(mode.mode, level, mode.stack32, bases, smap)
@@ -110,6 +116,10 @@ class TranslateEngine:
         self._interrupted = False
         self._lookup_regs = [0] * 16
         self._flags_stay = False  # the machine's flags were not brought to the `Cpu`
+        self.on_fault: Callable[[Fault], Exit | None] | None = None
+        self._faulted = -1  # `cpu.retired` when a fault was last delivered without leaving the cache
+        self._deliveries = 0  # faults that may still be delivered so in this run
+        self._resumed = -1  # `cpu.retired` when the cache was last entered with RF set
         self._stale: list[int | None] = [None]  # mappings the guest flushed since the last dispatch
         self._counters = EngineCounters()
 
@@ -174,15 +184,23 @@ class TranslateEngine:
         return counters
 
     def _one_by_one(self) -> bool:
-        """True where something must be looked at behind each instruction: the interpreter executes it."""
-        return bool(self._cpu.system_flags & _ONE_BY_ONE) or self._cpu.watching
+        """True where something must be looked at behind each instruction: the interpreter executes it.
+
+        RF alone, without breakpoints for it to mask, only has to be gone behind the next instruction (SDM vol. 3,
+        17.3.1.1): `_pull` sees to that, because nobody looks before.
+        """
+        cpu = self._cpu
+        flags = cpu.system_flags
+        if flags & RF:
+            self._resumed = cpu.retired
+        return bool(flags & TF) or cpu.watching
 
     # -- entering and leaving the cache ------------------------------------------------------------------------
 
     def _run_cache(self, limit: int) -> Exit | None:
         """Run translated code from `cpu.rip`; None where nothing needs the monitor."""
         cpu, backend = self._cpu, self._backend
-        self._exit, self._remainder = None, 0
+        self._exit, self._remainder, self._deliveries = None, 0, _DELIVERIES
         self._end = cpu.retired + limit
         try:
             pc = self._dispatch()
@@ -256,6 +274,8 @@ class TranslateEngine:
             self._settle_flags()
         cpu.rip = piece.guest_pc
         self._account(block, index)
+        if cpu.system_flags & RF and cpu.retired != self._resumed:
+            cpu.system_flags &= ~RF
 
     def _pull_registers(self, block: Block) -> None:
         """Bring the `Cpu` the general registers and, from 64-bit code, the bases of FS and GS."""
@@ -465,9 +485,9 @@ class TranslateEngine:
                 if isinstance(fault, Interrupted):
                     self._interrupted = True  # so that the monitor gets to see what the time is
                     return self._finish(Budget())
-                return self._finish(self._fault_exit(fault))
+                return self._raise(fault)
             self._settle(block, index + 1)
-            return self._finish(self._fault_exit(fault))
+            return self._raise(fault)
         self._counters.emulated += 1
         if cpu.halted:
             self._settle_flags()
@@ -498,11 +518,28 @@ class TranslateEngine:
         try:
             pc = self._dispatch()
         except GuestFault as fault:
-            return self._finish(self._fault_exit(fault))
+            return self._raise(fault)
         if pc < 0:
             return self._finish(Budget())
         self._push()
         return pc
+
+    def _raise(self, fault: GuestFault) -> int:
+        """Have a fault delivered, with the state in the `Cpu`, and go on at its handler.
+
+        The monitor must see a guest that faults again and again, which takes long although few instructions retire.
+        """
+        cpu, out = self._cpu, self._fault_exit(fault)
+        if self.on_fault is None or cpu.retired == self._faulted or not self._deliveries:
+            return self._finish(out)
+        self._faulted = cpu.retired
+        self._deliveries -= 1
+        over = self.on_fault(out)
+        if over is not None:
+            return self._finish(over)
+        if cpu.stop_requested or self._interrupted or (self._words[PENDING >> 2] and cpu.system_flags & IF):
+            return self._finish(Budget())
+        return self._go_on()
 
     def _follow(self, block: Block, site: Site, behind: int) -> int:
         """A direct branch left the cache because it is not chained: find its target, chain, go on there."""
@@ -519,7 +556,7 @@ class TranslateEngine:
             target = self._block_at(site.target)
         except GuestFault as fault:
             self._leave_at(block, site.target)
-            return self._finish(self._fault_exit(fault))
+            return self._raise(fault)
         if target is None:
             return self._leave_at(block, site.target)
         if block.valid and self.cache.counters.flushes == flushes:
@@ -548,6 +585,7 @@ class TranslateEngine:
         """Leave the cache behind `block`, which is complete, with the guest at `pc`."""
         self._pull(block, block.code.charge - 1, -1)
         self._cpu.retired = self._harvest()  # nothing of what was charged is left over
+        self._cpu.system_flags &= ~RF
         self._cpu.rip = pc
         return self._finish(Budget())
 
@@ -582,9 +620,12 @@ class TranslateEngine:
         piece = block.pieces[index]
         if pc != piece.start and not (index == 0 and pc == block.entry):
             return pc  # in the middle of an emulated sequence: the next stop finds a better place
-        self._pull(block, index, pc)
         cpu = self._cpu
+        resuming = cpu.system_flags & RF
+        self._pull(block, index, pc)
         cpu.retired = self._harvest() + index - (block.code.charge if index > block.code.counted_at else 0)
+        if cpu.retired == self._resumed:
+            cpu.system_flags |= resuming
         cpu.shadow = index > 0 and block.pieces[index - 1].reason == "sti"
         return self._finish(Budget())
 
@@ -606,7 +647,9 @@ class TranslateEngine:
             self.cache.select(self._mode)
         self._backend.set_view(_view(cpu, self._mode))
         self._long_words[KERNEL_GS >> 3] = cpu.kernel_gs_base
-        _SELECTORS.pack_into(self._backend.data, SELECTORS, *[segment.selector for segment in cpu.segs])
+        es, cs, ss, ds, fs, gs = cpu.segs
+        selectors = es.selector, cs.selector, ss.selector, ds.selector, fs.selector, gs.selector
+        _SELECTORS.pack_into(self._backend.data, SELECTORS, *selectors)
         return -1 if block is None else block.entry
 
     def _apply_stale(self) -> None:

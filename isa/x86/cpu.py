@@ -52,6 +52,10 @@ _ROOM: Final = tuple(0x1000 - size for size in range(9))  # highest page offset 
 Tlb = dict[int, int]  # linear page number -> what to add to a linear address for its offset in `memory.ram`
 
 
+def _walk_key(linear: int, access: Access, user: bool) -> int:
+    return linear >> 12 << 3 | (0 if access is Access.READ else 2 if access is Access.WRITE else 4) | user
+
+
 class TracedMemory(PhysicalMemory, Protocol):
     """Physical memory that can trace writes to the pages code was decoded from."""
 
@@ -80,9 +84,9 @@ class Cpu(X86State):
     """
 
     __slots__ = (
-        "_cpl", "_exec_s", "_exec_u", "_large", "_none", "_read_s", "_read_u", "_walked", "_watched", "_watches",
-        "_write_s", "_write_u", "debug_pending", "exec_tlb", "fc", "flushes", "fr", "fs", "fz", "memory", "native",
-        "nmi", "nmi_blocked", "outside", "ram", "read_tlb", "retired", "stack_shadow", "stop_requested",
+        "_cpl", "_exec_s", "_exec_u", "_large", "_none", "_other_ac", "_read_s", "_read_u", "_walked", "_watched",
+        "_watches", "_write_s", "_write_u", "debug_pending", "exec_tlb", "fc", "flushes", "fr", "fs", "fz", "memory",
+        "native", "nmi", "nmi_blocked", "outside", "ram", "read_tlb", "retired", "stack_shadow", "stop_requested",
         "system_flags", "transferred", "write_tlb",
     )  # fmt: skip
 
@@ -105,7 +109,9 @@ class Cpu(X86State):
         self._exec_u: Tlb = {}
         self._exec_s: Tlb = {}
         # All translations since the last flush, also those of MMIO and of watched pages, which the TLBs leave out.
-        self._walked: dict[tuple[int, Access, bool], int] = {}
+        self._walked: dict[int, int] = {}
+        # With SMAP what supervisor code may reach depends on EFLAGS.AC: reads, writes and walks with the other AC.
+        self._other_ac: tuple[Tlb, Tlb, dict[int, int]] = ({}, {}, {})
         self._large: dict[int, int] = {}  # first linear page of each larger page in the TLBs -> its size in pages
         self._none: Tlb = {}  # stays empty: sends every access through the checks of the slow path
         self.read_tlb, self.write_tlb, self.exec_tlb = self._read_s, self._write_s, self._exec_s
@@ -162,11 +168,11 @@ class Cpu(X86State):
             self._ac_changed()
 
     def _ac_changed(self) -> None:
-        """EFLAGS.AC lets supervisor code reach user pages under SMAP (SDM vol. 3, 4.6.1): forget what that allowed."""
+        """EFLAGS.AC lets supervisor code reach user pages under SMAP (SDM vol. 3, 4.6.1): each AC has its TLBs."""
         if self.cr4 & CR4_SMAP:
-            self._read_s.clear()
-            self._write_s.clear()
-            self._walked.clear()
+            other = self._other_ac
+            self._other_ac = self._read_s, self._write_s, self._walked
+            self._read_s, self._write_s, self._walked = other
         self._select()
 
     def _select(self) -> None:
@@ -199,7 +205,7 @@ class Cpu(X86State):
         if watches != self._watches:
             self._watches = watches
             self._watched = frozenset(watch.first >> 12 for watch in watches)
-            for tlb in (self._read_u, self._read_s, self._write_u, self._write_s):
+            for tlb in (self._read_u, self._read_s, self._write_u, self._write_s, *self._other_ac[:2]):
                 tlb.clear()
 
     def touched(self, linear: int, size: int, write: bool) -> None:
@@ -217,7 +223,9 @@ class Cpu(X86State):
         """
         self.flushes += 1
         pages = range(0) if linear is None else self._translated_with(linear >> 12)
-        for tlb in (self._read_u, self._read_s, self._write_u, self._write_s, self._exec_u, self._exec_s):
+        reads, writes, walked = self._other_ac
+        tlbs = (self._read_u, self._read_s, self._write_u, self._write_s, self._exec_u, self._exec_s, reads, writes)
+        for tlb in tlbs:
             if linear is None or len(pages) > len(tlb):
                 tlb.clear()
             else:
@@ -226,6 +234,7 @@ class Cpu(X86State):
         if linear is None:
             self._large.clear()
         self._walked.clear()
+        walked.clear()
         self._select()
 
     def _translated_with(self, page: int) -> range:
@@ -241,17 +250,19 @@ class Cpu(X86State):
         if watched:
             self._write_u.clear()
             self._write_s.clear()
+            self._other_ac[1].clear()
 
-    def _tlb(self, access: Access, user: bool) -> Tlb:
+    def tlb(self, access: Access, user: bool) -> Tlb:
+        """Where the pages are that need no further check for an access; `physical` adds to it."""
         if access is Access.READ:
             return self._read_u if user else self._read_s
         if access is Access.WRITE:
             return self._write_u if user else self._write_s
         return self._exec_u if user else self._exec_s
 
-    def _physical(self, linear: int, access: Access, user: bool) -> int:
+    def physical(self, linear: int, access: Access, user: bool) -> int:
         """Guest-physical address of `linear`, remembered where it is plain RAM; raises GuestFault 14."""
-        key = (linear >> 12, access, user)
+        key = _walk_key(linear, access, user)
         page = self._walked.get(key)
         if page is None:
             mapping = paging.translate(self, linear, access, user)
@@ -265,20 +276,26 @@ class Cpu(X86State):
         offset = self.memory.ram_offset(gpa)
         open_ = access is not Access.WRITE or not self.memory.watched(gpa)
         if offset >= 0 and open_ and (access is Access.EXECUTE or linear >> 12 not in self._watched):
-            tlb = self._tlb(access, user)
+            tlb = self.tlb(access, user)
             if len(tlb) >= _TLB_LIMIT:
                 tlb.clear()
             tlb[linear >> 12] = offset - (linear & ~0xFFF)
         return gpa
 
+    def walked(self, linear: int, access: Access, user: bool) -> int:
+        """Guest-physical address of the page of `linear` as `physical` found it last, or -1 where that is forgotten."""
+        return self._walked.get(_walk_key(linear, access, user), -1)
+
     def _pieces(self, linear: int, size: int, access: Access, user: bool) -> list[tuple[int, int]]:
         """(guest-physical address, length) of each page an access touches, all of them checked."""
         wrap = MASK64 if self.long_mode else MASK32
+        if 0 < size <= 0x1000 - (linear & 0xFFF):
+            return [(self.physical(linear & wrap, access, user), size)]
         pieces, done = [], 0
         while done < size:
             at = linear + done & wrap
             length = min(size - done, 0x1000 - (at & 0xFFF))
-            pieces.append((self._physical(at, access, user), length))
+            pieces.append((self.physical(at, access, user), length))
             done += length
         return pieces
 
@@ -365,10 +382,14 @@ class Cpu(X86State):
     def load_linear(self, linear: int, size: int, user: bool | None = None) -> int:
         """Read 1..8 bytes at a linear address; `user` False is a system access (GDT, TSS, IDT), None goes by CPL."""
         as_user = self._cpl == 3 if user is None else user
-        delta = self._tlb(Access.READ, as_user).get(linear >> 12)
-        if delta is not None and linear & 0xFFF <= _ROOM[size]:
+        delta = (self._read_u if as_user else self._read_s).get(linear >> 12)
+        if delta is None or linear & 0xFFF > _ROOM[size]:
+            return self._gather(self._pieces(linear, size, Access.READ, as_user))
+        unpack = _UNPACK.get(size)
+        if unpack is None:
             return int.from_bytes(self.ram[linear + delta : linear + delta + size], "little")
-        return self._gather(self._pieces(linear, size, Access.READ, as_user))
+        value: int = unpack(self.ram, linear + delta)[0]
+        return value
 
     def store_linear(self, linear: int, size: int, value: int, user: bool | None = None) -> None:
         """Write 1..8 bytes at a linear address; `user` as for `load_linear`."""
@@ -382,7 +403,7 @@ class Cpu(X86State):
         """
         if linear >> 12 in self._watched or self.aligning:
             return -1
-        gpa = self._physical(linear, Access.WRITE, self._cpl == 3)
+        gpa = self.physical(linear, Access.WRITE, self._cpl == 3)
         return gpa if self.memory.ram_offset(gpa) >= 0 and self.memory.watched(gpa) else -1
 
     def reach_linear(self, linear: int, size: int, access: Access) -> None:
@@ -396,18 +417,18 @@ class Cpu(X86State):
         if delta is not None and linear & 0xFFF <= 0x1000 - 15:
             return bytes(self.ram[linear + delta : linear + delta + 15])
         first = min(15, 0x1000 - (linear & 0xFFF))
-        code = self._read_piece(self._physical(linear, Access.EXECUTE, user), first)
+        code = self._read_piece(self.physical(linear, Access.EXECUTE, user), first)
         if first < 15:
             following = linear + first & (MASK64 if self.long_mode else MASK32)
             try:
-                code += self._read_piece(self._physical(following, Access.EXECUTE, user), 15 - first)
+                code += self._read_piece(self.physical(following, Access.EXECUTE, user), 15 - first)
             except GuestFault:
                 return code  # matters only if the instruction reaches that far: `fetch_check` raises it then
         return code
 
     def fetch_check(self, linear: int) -> int:
         """Guest-physical address of the code at `linear`; raises the GuestFault of fetching there."""
-        return self._physical(linear, Access.EXECUTE, self._cpl == 3)
+        return self.physical(linear, Access.EXECUTE, self._cpl == 3)
 
     # -- slow paths ---------------------------------------------------------------------------------------------
 

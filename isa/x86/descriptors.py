@@ -6,7 +6,7 @@ import functools
 from typing import TYPE_CHECKING, Final
 
 from isa.base import GuestFault
-from isa.x86.state import ATTR_DB, ATTR_DPL, ATTR_G, ATTR_L, ATTR_P, ATTR_S, GP, Segment
+from isa.x86.state import ATTR_DB, ATTR_DPL, ATTR_G, ATTR_L, ATTR_P, ATTR_S, EFER_LMA, GP, Segment
 
 if TYPE_CHECKING:
     from isa.x86.cpu import Cpu
@@ -74,7 +74,7 @@ def selector_fault(vector: int, selector: int, why: str, ext: int = 0) -> GuestF
 
 def system_linear(cpu: Cpu, address: int) -> int:
     """A linear address computed from a table register, wrapped as the mode does."""
-    return address & (M64 if cpu.long_mode else M32)
+    return address & (M64 if cpu.efer & EFER_LMA else M32)
 
 
 def fetch(cpu: Cpu, selector: int, vector: int = GP, ext: int = 0) -> Descriptor:

@@ -150,9 +150,8 @@ def _through_gate(cpu: Cpu, gate: Descriptor) -> tuple[Descriptor, int]:
 
 def _call(cpu: Cpu, cs: Segment, rip: int, back: int, size: int) -> None:
     """Push the return address on this stack and go."""
-    frame = Frame.current(cpu)
-    frame.push(cpu.segs[CS].selector, size)
-    frame.push(back, size)
+    frame = Frame.current(cpu, size)
+    frame.push(cpu.segs[CS].selector, back)
     rip = check_target(cpu, cs, rip)
     frame.commit()
     cpu.regs[RSP] = frame.sp
@@ -164,16 +163,15 @@ def _call_inner(cpu: Cpu, gate: Descriptor, code: Descriptor, rip: int, back: in
     cpl = code.dpl
     if cpu.long_mode:
         ss = Segment(cpl, 0, 0, 0)
-        frame = Frame(cpu, None, inner_rsp(cpu, cpl), False)
+        frame = Frame(cpu, None, inner_rsp(cpu, cpl), size, False)
         parameters: list[int] = []
     else:
         selector, sp = inner_stack(cpu, cpl)
         ss = stack_segment(cpu, selector, cpl, TS)
-        frame = Frame(cpu, ss, sp, False, selector & 0xFFFC)
+        frame = Frame(cpu, ss, sp, size, False, selector & 0xFFFC)
         mask, count = stack_mask(cpu.segs[SS]), gate.raw >> 32 & 31
         parameters = [cpu.load(SS, cpu.regs[RSP] + n * size & mask, size) for n in reversed(range(count))]
-    for value in (cpu.segs[SS].selector, cpu.regs[RSP], *parameters, cpu.segs[CS].selector, back):
-        frame.push(value, size)
+    frame.push(cpu.segs[SS].selector, cpu.regs[RSP], *parameters, cpu.segs[CS].selector, back)
     cs = code_segment(cpu, code, cpl)
     rip = check_target(cpu, cs, rip)
     frame.commit()

@@ -115,9 +115,8 @@ def _through_ivt(cpu: Cpu, vector: int, rip: int, image: int) -> None:
     if vector * 4 + 3 > limit:
         raise GuestFault(GP, vector * 8 | _IDT, note=f"IDT limit {limit:#x} is below vector {vector}")
     entry = cpu.load_linear(system_linear(cpu, cpu.idtr.base + vector * 4), 4, False)
-    frame = Frame.current(cpu)
-    for value in (image, cpu.segs[CS].selector, rip):
-        frame.push(value, 2)
+    frame = Frame.current(cpu, 2)
+    frame.push(image, cpu.segs[CS].selector, rip)
     frame.commit()
     cpu.regs[RSP] = frame.sp
     cpu.segs[CS] = real_segment(cpu, CS, entry >> 16)
@@ -189,18 +188,17 @@ def _through_idt(cpu: Cpu, vector: int, error: int | None, event: Event, rip: in
     code = _handler_code(cpu, gate, vector, ext)
     cpl = cpu.cpl if code.conforming else code.dpl
     cs = code_segment(cpu, code, cpl)
+    values = [image, cpu.segs[CS].selector, rip]
+    if error is not None:
+        values.append(error)
     if cpu.long_mode:
-        ss, frame = _long_frame(cpu, gate, cpl, ext)
         size = 8
-        frame.push(cpu.segs[SS].selector, 8)
-        frame.push(cpu.regs[RSP], 8)
+        ss, frame = _long_frame(cpu, gate, cpl, ext)
+        frame.push(cpu.segs[SS].selector, cpu.regs[RSP], *values)
     else:
         size = 4 if gate.type & 8 else 2
         ss, frame = _legacy_frame(cpu, cpl, size, ext)
-    for value in (image, cpu.segs[CS].selector, rip):
-        frame.push(value, size)
-    if error is not None:
-        frame.push(error, size)
+        frame.push(*values)
     target = check_target(cpu, cs, gate.gate_offset if size > 2 else gate.gate_offset & 0xFFFF, ext)
     frame.commit()
     if in_vm86(cpu):
@@ -214,7 +212,7 @@ def _through_idt(cpu: Cpu, vector: int, error: int | None, event: Event, rip: in
     cleared = TF | NT | RF | VM
     if not gate.type & 1:
         cleared |= IF  # an interrupt gate
-    cpu.rflags = cpu.rflags & ~cleared
+    cpu.system_flags &= ~cleared
     update_mode(cpu)
 
 
@@ -225,21 +223,19 @@ def _long_frame(cpu: Cpu, gate: Descriptor, cpl: int, ext: int) -> tuple[Segment
     if cpl != cpu.cpl:
         ss = Segment(cpl, 0, 0, 0)
     rsp = inner_rsp(cpu, cpl, ist, ext) if ist or ss else cpu.regs[RSP]
-    return ss, Frame(cpu, None, rsp & ~0xF, cpl == 3, ext)
+    return ss, Frame(cpu, None, rsp & ~0xF, 8, cpl == 3, ext)
 
 
 def _legacy_frame(cpu: Cpu, cpl: int, size: int, ext: int) -> tuple[Segment | None, Frame]:
     """The new SS, if privilege changes, and the frame with the old stack (and in virtual-8086 mode, data) segments."""
     if cpl == cpu.cpl:
-        return None, Frame.current(cpu, ext)
+        return None, Frame.current(cpu, size, ext)
     selector, sp = inner_stack(cpu, cpl, ext)
     ss = stack_segment(cpu, selector, cpl, TS, ext)
-    frame = Frame(cpu, ss, sp, False, selector & 0xFFFC | ext)
+    frame = Frame(cpu, ss, sp, size, False, selector & 0xFFFC | ext)
     if in_vm86(cpu):
-        for seg in (GS, FS, DS, ES):
-            frame.push(cpu.segs[seg].selector, size)
-    frame.push(cpu.segs[SS].selector, size)
-    frame.push(cpu.regs[RSP], size)
+        frame.push(*(cpu.segs[seg].selector for seg in (GS, FS, DS, ES)))
+    frame.push(cpu.segs[SS].selector, cpu.regs[RSP])
     return ss, frame
 
 

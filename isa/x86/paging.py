@@ -7,17 +7,20 @@ gate belongs to the board, not to paging.
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from isa.base import Access, GuestFault
 from isa.x86.state import (
     AC,
+    CR0_PG,
     CR0_WP,
     CR4_PAE,
     CR4_PGE,
     CR4_PSE,
     CR4_SMAP,
     CR4_SMEP,
+    EFER_LMA,
     EFER_NXE,
     GP,
     PAGE_FAULT,
@@ -41,6 +44,7 @@ _PAE_BEYOND: Final = (1 << 63) - (1 << PHYSICAL_BITS)  # PAE paging reserves bit
 _PDPTE_RESERVED: Final = _PAE_BEYOND | PTE_NX | 0x1E6
 _LONG_LEVELS: Final = (39, 30, 21, 12)
 _PAE_LEVELS: Final = (21, 12)
+_QWORD: Final = struct.Struct("<Q").unpack_from
 
 
 Path = list[tuple[int, int]]
@@ -63,14 +67,9 @@ class Mapping(NamedTuple):
     dirty: bool
 
 
-class _Walk(NamedTuple):
-    """A complete walk: (address, entry) of every level with an A bit, the last being the leaf; combined rights."""
-
-    path: Path
-    width: int  # bytes of one entry
-    shift: int  # binary logarithm of the page size
-    rights: int  # PTE_W and PTE_U that all levels grant
-    no_execute: bool
+# A complete walk: (address, entry) of every level with an A bit, the last being the leaf; bytes of one entry; binary
+# logarithm of the page size; the bits that all levels have (PTE_W, PTE_U, PTE_A) and those that any has (PTE_NX).
+_Walk = tuple[Path, int, int, int, int]
 
 
 def translate(cpu: Cpu, linear: int, access: Access, user: bool) -> Mapping:
@@ -80,16 +79,18 @@ def translate(cpu: Cpu, linear: int, access: Access, user: bool) -> Mapping:
     name tables are set as they are used, also where the walk ends in a fault (SDM vol. 3, 4.8); A of the leaf only when
     the access is allowed, D only by a write.
     """
-    if not cpu.paging:
+    if not cpu.cr0 & CR0_PG:
         return _identity(cpu, linear)
-    if not cpu.long_mode:
+    if not cpu.efer & EFER_LMA:
         linear &= _M32
     path: Path = []
     walk = _walk(cpu, linear, path)
     if isinstance(walk, int):
         error = walk
     elif _allowed(cpu, walk, access, user):
-        _mark(cpu, walk, access is Access.WRITE)
+        write = access is Access.WRITE
+        if not walk[3] & PTE_A or (write and not path[-1][1] & PTE_D):
+            _mark(cpu, walk, write)
         return _mapping(cpu, walk, linear)
     else:
         error = ERROR_P
@@ -123,7 +124,7 @@ def fetched_before(cpu: Cpu, linear: int, user: bool) -> bool:
     walk = _walk(cpu, linear if cpu.long_mode else linear & _M32, [])
     if isinstance(walk, int) or not _allowed(cpu, walk, Access.EXECUTE, user):
         return False
-    return all(entry & PTE_A for _, entry in walk.path)
+    return bool(walk[3] & PTE_A)
 
 
 def reserved_bits(cpu: Cpu) -> int:
@@ -148,7 +149,7 @@ def _walk(cpu: Cpu, linear: int, path: Path) -> _Walk | int:
     """Follow the tables, noting the entries in `path`; an int is the P and RSVD part of the error code of a walk that
     does not complete, and whose last entry is not in `path`.
     """
-    if cpu.long_mode:
+    if cpu.efer & EFER_LMA:
         return _walk_wide(cpu, linear, cpu.cr3 & _ADDRESS, _LONG_LEVELS, _BEYOND, path)
     if cpu.cr4 & CR4_PAE:
         pdpte = cpu.memory.read((cpu.cr3 & 0xFFFF_FFE0) + (linear >> 30) * 8, 8)
@@ -162,13 +163,14 @@ def _walk(cpu: Cpu, linear: int, path: Path) -> _Walk | int:
 
 def _walk_wide(cpu: Cpu, linear: int, table: int, levels: tuple[int, ...], beyond: int, path: Path) -> _Walk | int:
     """8-byte entries: PAE and 4-level paging; `levels` are the shifts of the linear address."""
-    read = cpu.memory.read
+    ram, ram_offset = cpu.ram, cpu.memory.ram_offset
     reserved = beyond if cpu.efer & EFER_NXE else beyond | PTE_NX
-    rights, any_bits = PTE_W | PTE_U, 0
+    all_bits, any_bits = -1, 0
     shift = 12
     for shift in levels:
-        at = table + (linear >> shift & 0x1FF) * 8
-        entry = read(at, 8)
+        index = (linear >> shift & 0x1FF) * 8
+        at, offset = table + index, ram_offset(table)
+        entry = _QWORD(ram, offset + index)[0] if offset >= 0 else cpu.memory.read(at, 8)
         if not entry & PTE_P:
             return 0
         if entry & reserved:
@@ -178,12 +180,12 @@ def _walk_wide(cpu: Cpu, linear: int, table: int, levels: tuple[int, ...], beyon
         if larger and (shift == 39 or entry & ((1 << shift) - 0x2000)):
             return ERROR_P | ERROR_RSVD
         path.append((at, entry))
-        rights &= entry
+        all_bits &= entry
         any_bits |= entry
         if larger:
             break
         table = entry & _ADDRESS
-    return _Walk(path, 8, shift, rights, bool(any_bits & PTE_NX))
+    return path, 8, shift, all_bits, any_bits
 
 
 def _walk_narrow(cpu: Cpu, linear: int, path: Path) -> _Walk | int:
@@ -197,26 +199,26 @@ def _walk_narrow(cpu: Cpu, linear: int, path: Path) -> _Walk | int:
         if pde & 0x3F_E000:
             return ERROR_P | ERROR_RSVD
         path.append((at, pde))
-        return _Walk(path, 4, 22, pde, False)
+        return path, 4, 22, pde, 0
     path.append((at, pde))
     leaf = (pde & 0xFFFF_F000) + (linear >> 12 & 0x3FF) * 4
     pte = read(leaf, 4)
     if not pte & PTE_P:
         return 0
     path.append((leaf, pte))
-    return _Walk(path, 4, 12, pde & pte, False)
+    return path, 4, 12, pde & pte, 0
 
 
 def _allowed(cpu: Cpu, walk: _Walk, access: Access, user: bool) -> bool:
     """Access rights (SDM vol. 3, 4.6)."""
-    rights = walk.rights
+    _, _, _, rights, any_bits = walk
     if user and not rights & PTE_U:
         return False
     if access is Access.EXECUTE:
-        if walk.no_execute:
+        if any_bits & PTE_NX:
             return False
         return user or not rights & PTE_U or not cpu.cr4 & CR4_SMEP
-    if not user and rights & PTE_U and cpu.cr4 & CR4_SMAP and (cpu.cpl == 3 or not cpu.rflags & AC):
+    if not user and rights & PTE_U and cpu.cr4 & CR4_SMAP and (cpu.cpl == 3 or not cpu.system_flags & AC):
         return False  # at CPL 3 it is an implicit supervisor access, which EFLAGS.AC does not excuse
     if access is Access.WRITE and not rights & PTE_W:
         return not user and not cpu.cr0 & CR0_WP
@@ -225,24 +227,24 @@ def _allowed(cpu: Cpu, walk: _Walk, access: Access, user: bool) -> bool:
 
 def _mark(cpu: Cpu, walk: _Walk, write: bool) -> None:
     """Set A on every level and, for a write, D in the leaf; entries that have them are not written."""
-    path = walk.path
+    path, width, _, _, _ = walk
     last = len(path) - 1
     for n, (at, entry) in enumerate(path):
         marked = entry | PTE_A | (PTE_D if write and n == last else 0)
         if marked != entry:
-            cpu.memory.write(at, walk.width, marked)
+            cpu.memory.write(at, width, marked)
             path[n] = (at, marked)
 
 
 def _mapping(cpu: Cpu, walk: _Walk, linear: int) -> Mapping:
-    leaf = walk.path[-1][1]
-    size = 1 << walk.shift
-    base = leaf & (_ADDRESS if walk.width == 8 else 0xFFFF_F000) & -size
+    path, width, shift, all_bits, any_bits = walk
+    leaf, size = path[-1][1], 1 << shift
+    base = leaf & (_ADDRESS if width == 8 else 0xFFFF_F000) & -size
     return Mapping(
         (base | linear & size - 1) & cpu.address_mask,
-        bool(walk.rights & PTE_W),
-        bool(walk.rights & PTE_U),
-        not walk.no_execute,
+        bool(all_bits & PTE_W),
+        bool(all_bits & PTE_U),
+        not any_bits & PTE_NX,
         size,
         bool(leaf & PTE_G and cpu.cr4 & CR4_PGE),
         bool(leaf & PTE_D),

@@ -142,7 +142,12 @@ def _iret_real(cpu: Cpu, size: int) -> None:
 
 def _iret_protected(cpu: Cpu, size: int) -> None:
     stack = Pops(cpu)
-    rip, selector, image = stack.pop(size), stack.pop(size) & 0xFFFF, stack.pop(size)
+    popped = stack.at_once(size, 5)
+    if popped is not None:
+        rip, selector, image, outer_sp, ss_selector = popped
+    else:
+        rip, selector, image = stack.pop(size), stack.pop(size), stack.pop(size)
+    selector &= 0xFFFF
     if image & VM and cpu.cpl == 0 and size == 4 and not cpu.long_mode:
         _iret_to_vm86(cpu, stack, rip, selector, image)
         return
@@ -151,9 +156,10 @@ def _iret_protected(cpu: Cpu, size: int) -> None:
     ss: Segment | None = None
     sp = stack.sp
     if outer or cpu.mode == 64:  # 64-bit mode always pops SS and RSP (SDM vol. 3, 6.14.3)
-        popped, ss_selector = stack.pop(size), stack.pop(size) & 0xFFFF
-        ss = _return_stack(cpu, ss_selector, cpl, code)
-        sp = _new_sp(cpu, ss, code, popped)
+        if popped is None:
+            outer_sp, ss_selector = stack.pop(size), stack.pop(size)
+        ss = _return_stack(cpu, ss_selector & 0xFFFF, cpl, code)
+        sp = _new_sp(cpu, ss, code, outer_sp)
     cs = code_segment(cpu, code, cpl)
     rip = check_target(cpu, cs, rip)
     cpu.regs[RSP] = sp

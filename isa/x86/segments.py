@@ -11,8 +11,10 @@ from isa.x86.state import (
     ATTR_DPL,
     ATTR_L,
     ATTR_P,
+    CR0_PE,
     CS,
     DS,
+    EFER_LMA,
     ES,
     FS,
     GP,
@@ -54,11 +56,11 @@ def update_mode(cpu: Cpu) -> None:
     and the first far jump; a null SS in 64-bit mode holds CPL in its RPL.
     """
     attr = cpu.segs[CS].attr
-    if attr & ATTR_L and cpu.long_mode:
+    if attr & ATTR_L and cpu.efer & EFER_LMA:
         cpu.mode = 64
     else:
         cpu.mode = 32 if attr & ATTR_DB else 16
-    if not cpu.protected:
+    if not cpu.cr0 & CR0_PE:
         cpu.cpl = 0
     elif cpu.system_flags & VM:
         cpu.cpl = 3

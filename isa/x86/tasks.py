@@ -192,8 +192,8 @@ def switch(
     try:
         _load(cpu, image, new, cause is Cause.NEST, ext)
         if error is not None:
-            frame = Frame.current(cpu, ext)
-            frame.push(error, new.size)
+            frame = Frame.current(cpu, new.size, ext)
+            frame.push(error)
             frame.commit()
             cpu.regs[RSP] = frame.sp
     except GuestFault as fault:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from isa.x86.cpu import Cpu
 from isa.x86.rewrite import BlockMode
 from isa.x86.state import (
+    AC,
     ATTR_DB,
     ATTR_P,
+    CR0_AM,
     CR0_EM,
     CR0_TS,
     CR4_FSGSBASE,
@@ -38,6 +40,7 @@ class Modes:
     def __init__(self, exact: bool) -> None:
         self._exact = exact
         self._known: dict[tuple[object, ...], BlockMode] = {}
+        self._long: dict[tuple[int, ...], BlockMode] = {}  # of 64-bit code, by the bits that it depends on
 
     @staticmethod
     def unmasked(cpu: Cpu) -> int:
@@ -45,6 +48,17 @@ class Modes:
 
     def mode(self, cpu: Cpu) -> BlockMode:
         """The mode of code about to run on `cpu`."""
+        if cpu.mode != 64:
+            return self._find(cpu)
+        flags = cpu.system_flags & (IOPL | AC)
+        controls = cpu.cr0 & (CR0_TS | CR0_EM | CR0_AM), cpu.cr4 & (CR4_OSFXSR | CR4_FSGSBASE)
+        key = (cpu.cpl, flags, *controls, self.unmasked(cpu))
+        found = self._long.get(key)
+        if found is None:
+            found = self._long[key] = self._find(cpu)
+        return found
+
+    def _find(self, cpu: Cpu) -> BlockMode:
         iopl = (cpu.system_flags & IOPL) >> 12
         fpu_traps = bool(cpu.cr0 & (CR0_TS | CR0_EM))
         no_sse = not cpu.cr4 & CR4_OSFXSR  # SSE is undefined then (SDM vol. 3, 13.1.4)

@@ -7,7 +7,7 @@ import pytest
 
 from emu.backends import tuning
 from emu.engines.translate import TranslateEngine
-from emu.exits import Budget, Fault, Halt
+from emu.exits import Budget, Fault, Halt, Shutdown
 from emu.preempt import Preempter
 from guests.encode import raw
 from isa.x86.state import (
@@ -35,6 +35,7 @@ from isa.x86.state import (
     RBX,
     RCX,
     RDX,
+    RF,
     RSI,
     RSP,
     SS,
@@ -386,6 +387,117 @@ def test_every_stop_point_of_a_mixed_loop_agrees_with_the_interpreter(make: Make
         theirs: Any = (reference.cpu.rip, reference.cpu.regs, reference.cpu.rflags, reference.cpu.retired)
         assert ours == theirs, f"after {steps} instructions"
         world.engine.close()
+
+
+@pytest.mark.parametrize(
+    "text", ["nop; nop; hlt", "jmp a; a: nop; hlt", "a: loop a; nop; hlt", "call a; a: pop eax; hlt"]
+)
+def test_rf_is_gone_behind_the_next_instruction(make: Make, text: str) -> None:
+    for limit in range(4):
+        states = []
+        for kind in ENGINES:
+            world = make(kind, exact=True) if kind == "translate" else make(kind)
+            world.put(text)
+            world.cpu.regs[RCX] = 2
+            world.cpu.rflags = 2 | RF
+            world.run(limit)
+            states.append((world.cpu.rip, world.cpu.retired, world.cpu.rflags))
+        assert states[0] == states[1]
+        assert bool(states[0][2] & RF) == (limit == 0)
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+@pytest.mark.parametrize(("text", "rf"), [("ud2", RF), ("div ecx", RF), ("nop; ud2", 0), ("jmp a; a: div ecx", 0)])
+def test_rf_stays_where_the_next_instruction_faults(make: Make, kind: str, text: str, rf: int) -> None:
+    world = make(kind)
+    world.put(text)
+    world.cpu.rflags = 2 | RF
+    assert isinstance(world.run(), Fault)
+    assert world.cpu.rflags & RF == rf
+
+
+def test_rf_does_not_keep_code_out_of_the_cache(make: Make) -> None:
+    world = make()
+    world.put("nop; hlt")
+    world.cpu.rflags = 2 | RF
+    assert world.run() == Halt(False)
+    assert world.engine.counters().emulated == 1  # HLT
+
+
+def test_rf_holds_breakpoints_off_for_one_instruction(make: Make) -> None:
+    world = make()
+    world.put("again: inc eax; jmp again")
+    world.cpu.rflags = 2 | RF
+    world.cpu.dr[0], world.cpu.dr[7] = ORG, 0x402
+    world.cpu.debug_changed()
+    out = world.run()
+    assert isinstance(out, Fault)
+    assert (out.vector, world.cpu.regs[RAX], world.cpu.retired) == (1, 1, 2)
+
+
+def handle(world: Any, log: list[Fault]) -> Callable[[Fault], Any]:
+    """Skips the two bytes of the instruction that faulted; the run is over behind the third."""
+
+    def handler(fault: Fault) -> Any:
+        log.append(fault)
+        world.cpu.rip += 2
+        return None if len(log) < 3 else Shutdown((fault,), "enough")
+
+    return handler
+
+
+def test_faults_are_delivered_from_within_the_cache(make: Make) -> None:
+    world, log = make(), []
+    world.put("a: inc eax; div ecx; inc ebx; jmp a")
+    world.cpu.regs[RAX] = 5
+    world.engine.on_fault = handle(world, log)
+    out = world.run()
+    assert out == Shutdown((log[2],), "enough")
+    assert [(fault.vector, fault.pc) for fault in log] == [(0, ORG + 1)] * 3
+    assert (world.cpu.regs[RAX], world.cpu.regs[RBX], world.cpu.retired) == (8, 2, 7)
+
+
+def test_a_fault_without_progress_goes_to_the_monitor(make: Make) -> None:
+    world, log = make(), []
+    world.put("inc eax; div ecx; div ecx; inc ebx; hlt")
+    world.engine.on_fault = handle(world, log)
+    out = world.run()
+    assert isinstance(out, Fault)
+    assert (out.pc, len(log), world.cpu.retired) == (ORG + 3, 1, 1)
+    world.cpu.rip += 2
+    assert world.run() == Halt(False)
+    assert (len(log), world.cpu.regs[RBX]) == (1, 1)
+
+
+def test_a_guest_that_only_faults_is_left_from_time_to_time(make: Make) -> None:
+    world, log = make(), []
+    world.put("a: inc eax; div ecx; jmp a")
+
+    def handler(fault: Fault) -> None:
+        log.append(fault)
+        world.cpu.rip += 2
+
+    world.engine.on_fault = handler
+    assert isinstance(world.run(), Fault)
+    assert 100 < len(log) < 10_000
+
+
+@pytest.mark.parametrize("how", ["stop", "interrupt"])
+def test_a_stop_asked_for_by_a_delivery_is_heard(make: Make, how: str) -> None:
+    world = make()
+    world.put("div ecx; inc ebx; hlt")
+
+    def handler(_fault: Fault) -> None:
+        world.cpu.rip += 2
+        if how == "stop":
+            world.cpu.stop_requested = True
+        else:
+            world.cpu.rflags |= IF
+            world.engine.set_pending(True)
+
+    world.engine.on_fault = handler
+    assert world.run() == Budget()
+    assert (world.cpu.rip, world.cpu.regs[RBX]) == (ORG + 2, 0)
 
 
 def test_the_engine_names_itself(make: Make) -> None:
