@@ -7,15 +7,20 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from operator import attrgetter
 
 from emu.backends.base import Backend
-from emu.dbt.block import Block
+from emu.dbt.block import Block, Placement
+from emu.dbt.store import LINK_SIZE
 from isa.x86.code import Site, SiteKind
 from isa.x86.emit import TABLE_BYTES, TABLE_SLOTS, TABLES, USER_TABLE
 from isa.x86.rewrite import BlockMode
 
 PAGE_SHIFT = 12
 _WORD = struct.Struct("<Q")
+_INT = struct.Struct("<i")
+_START = attrgetter("start")
+Follow = Callable[[BlockMode, int], Block | None]  # finds the block at a linear address on another page
 CodeKey = tuple[int, int]  # linear page number, and for user code the number of its address space, else 0
 _USER_TABLES = 8  # jump tables of user code at most
 _MOST_SALTS = (1 << 14) - 1
@@ -125,11 +130,11 @@ class CodeCache:
         self._limit = min(limit or backend.layout.code_size, backend.layout.code_size)
         self._next = backend.layout.code_start
         self._blocks: dict[tuple[BlockMode, int, int], Block] = {}  # mode, linear, physical address of the first byte
-        self._order: list[int] = []  # start offsets of blocks, ascending, for finding a block by host pc
-        self._by_order: list[Block] = []
+        self._order: list[int] = []  # offsets of placements, ascending, for finding a block by host pc
+        self._placements: list[Placement] = []
         self._pages: dict[int, set[Block]] = {}
         self._bytes: dict[int, bytearray] = {}  # page -> 1 for every byte some block was made from
-        self.sites: dict[int, tuple[Block, Site]] = {}
+        self._sites: dict[int, tuple[Block, Site]] = {}  # those that were asked for
         self._tables: dict[BlockMode | None, JumpTable] = {}  # of kernel code
         self._user_tables: OrderedDict[tuple[BlockMode | None, int], JumpTable] = OrderedDict()  # used last comes last
         self._free = self._all_tables()
@@ -144,15 +149,47 @@ class CodeCache:
 
     def block_at(self, offset: int) -> Block | None:
         """The block whose code holds cache offset `offset`, valid or not."""
-        at = bisect_right(self._order, offset) - 1
-        if at < 0:
+        number = bisect_right(self._order, offset) - 1
+        if number < 0:
             return None
-        block = self._by_order[at]
-        return block if offset < block.end else None
+        blocks = self._placements[number].blocks
+        at = bisect_right(blocks, offset, key=_START) - 1
+        return blocks[at] if at >= 0 and offset < blocks[at].end else None
+
+    def site(self, behind: int) -> tuple[Block, Site] | None:
+        """The exit that is identified by cache offset `behind`, with its block."""
+        found = self._sites.get(behind)
+        if found is None:
+            placement = self._placement_of(behind)
+            if placement is not None and not placement.opened:
+                found = placement.link(behind)
+                if found is not None:
+                    self._sites[behind] = found
+                else:
+                    self._open(placement)
+                    found = self._sites.get(behind)
+        return found
+
+    def _open(self, placement: Placement) -> None:
+        """Know all exits of a placement."""
+        placement.opened = True
+        for block in placement.blocks:
+            for behind, site in block.sites.items():
+                self._sites[behind] = (block, site)
+
+    def _placement_of(self, behind: int) -> Placement | None:
+        """The placement that holds the exit identified by `behind`."""
+        number = bisect_right(self._order, behind - 1) - 1
+        return self._placements[number] if number >= 0 else None
+
+    def _known_site(self, behind: int) -> tuple[Block, Site]:
+        found = self.site(behind)
+        assert found is not None
+        return found
 
     def blocks(self) -> list[Block]:
         """All valid blocks in order of translation."""
-        return [block for block in self._by_order if block.valid]
+        return [block for placement in self._placements for block in placement.blocks if block.valid]
 
     @property
     def used(self) -> int:
@@ -228,30 +265,45 @@ class CodeCache:
         address = layout.data_base[mode.mode] + layout.user_data + self._user_table(mode).offset
         _WORD.pack_into(self._backend.data, USER_TABLE, address)
 
-    def add(self, blocks: list[Block], code: bytes) -> None:
-        """Install a run of blocks that were placed at `next_offset`."""
-        self.append(code)
-        counters, sites, pages = self.counters, self.sites, self._pages
-        for block in blocks:
-            self._blocks[block.mode, block.linear, block.spans[0][0]] = block
-            self._order.append(block.start)
-            self._by_order.append(block)
-            for behind, site in block.sites.items():
-                sites[behind] = (block, site)
-                counters.sites += site.kind is SiteKind.LINK
-            for start, end in block.spans:
-                page = start >> PAGE_SHIFT
-                holders = pages.get(page)
-                if holders is None:
-                    holders = pages[page] = set()
-                    self._bytes[page] = bytearray(1 << PAGE_SHIFT)
-                    self._watch(page)
-                holders.add(block)
-                self._bytes[page][start & 0xFFF : (end - 1 & 0xFFF) + 1] = b"\1" * (end - start)
-            counters.guest_instructions += block.count
-            counters.guest_bytes += block.size
-        counters.blocks += len(blocks)
-        counters.host_bytes += len(code)
+    def add(self, placement: Placement) -> None:
+        """Have the blocks of a translation placed at `next_offset` found; the code follows by `install`."""
+        made, mode, blocks, counters = placement.translation, placement.mode, self._blocks, self.counters
+        for block in placement.blocks:
+            blocks[mode, block.linear, block.physical] = block
+        self._order.append(placement.at)
+        self._placements.append(placement)
+        self._next += len(made.host)
+        for start, end in placement.spans:
+            page = start >> PAGE_SHIFT
+            self._holders(page).update(placement.blocks)
+            self._bytes[page][start & 0xFFF : (end - 1 & 0xFFF) + 1] = b"\1" * (end - start)
+        counters.blocks += len(placement.blocks)
+        counters.sites += len(made.links) // LINK_SIZE
+        counters.guest_instructions += placement.count
+        counters.guest_bytes += len(made.raw)
+        counters.host_bytes += len(made.host)
+
+    def _holders(self, page: int) -> set[Block]:
+        """The blocks of a page of code, which is watched from now on."""
+        holders = self._pages.get(page)
+        if holders is None:
+            holders = self._pages[page] = set()
+            self._bytes[page] = bytearray(1 << PAGE_SHIFT)
+            self._watch(page)
+        return holders
+
+    def install(self, placements: list[Placement], follow: Follow | None) -> None:
+        """Bring the code of placements that were added one behind the other.
+
+        With `follow` their direct exits are chained to blocks that are there already.
+        """
+        code = []
+        for placement in placements:
+            host = placement.translation.moved(placement.at)
+            if follow is not None:
+                self._chain(placement, host, follow)
+            code.append(host)
+        self._backend.install(placements[0].at, b"".join(code))
 
     def append(self, code: bytes) -> int:
         """Install code that belongs to no block; returns its offset."""
@@ -262,24 +314,45 @@ class CodeCache:
 
     # -- chaining ----------------------------------------------------------------------------------------------
 
-    def link(self, behind: int, target: Block, executed: bool = True) -> None:
-        """Make the direct exit identified by `behind` jump to `target`; `executed`: its block may have run already."""
-        _, site = self.sites[behind]
-        place = self._backend.patch if executed else self._backend.install
-        place(site.patch_at, struct.pack("<i", target.entry - (site.patch_at + 4)))
-        site.linked = target
-        target.incoming.add(behind)
+    def _chain(self, placement: Placement, host: bytearray, follow: Follow) -> None:
+        """Chain the direct exits of a translation whose code `host` is yet to be installed."""
+        at, mode, chained, find = placement.at, placement.mode, placement.chained, self._blocks.get
+        base = placement.linear - placement.translation.pc
+        mask = 0xFFFFFFFFFFFFFFFF if mode.mode == 64 else 0xFFFFFFFF
+        page, physical = placement.linear >> PAGE_SHIFT, placement.physical & -0x1000
+        for parts, pc in placement.translation.direct_exits():
+            linear = pc + base & mask
+            if linear >> PAGE_SHIFT == page:
+                found = find((mode, linear, physical | linear & 0xFFF))
+                if found is None or found.split:
+                    continue
+            else:
+                found = follow(mode, linear)
+                if found is None:
+                    continue
+            patch_at, behind = parts >> 16 & 0xFFFF, at + (parts & 0xFFFF)
+            _INT.pack_into(host, patch_at, found.entry - (at + patch_at + 4))
+            chained[behind] = found
+            found.reached_from(behind)
+        self.counters.links += len(chained)
+
+    def link(self, behind: int, target: Block) -> None:
+        """Make the direct exit identified by `behind` jump to `target`."""
+        block, site = self._known_site(behind)
+        self._backend.patch(site.patch_at, _INT.pack(target.entry - (site.patch_at + 4)))
+        block.placement.chained[behind] = target
+        target.reached_from(behind)
         self.counters.links += 1
 
     def unlink(self, behind: int) -> None:
         """Make a chained exit leave the cache again."""
-        block, site = self.sites[behind]
-        target = site.linked
-        if isinstance(target, Block):
-            target.incoming.discard(behind)
-            site.linked = None
-            if block.valid or block.spans[0][0] >> PAGE_SHIFT in self.asleep:
-                self._backend.patch(site.patch_at, struct.pack("<i", site.stub - (site.patch_at + 4)))
+        block, site = self._known_site(behind)
+        target = block.placement.chained.pop(behind, None)
+        if target is not None:
+            if target.incoming is not None:
+                target.incoming.discard(behind)
+            if block.valid or block.physical >> PAGE_SHIFT in self.asleep:
+                self._backend.patch(site.patch_at, _INT.pack(site.stub - (site.patch_at + 4)))
             self.counters.unlinks += 1
 
     def publish(self, block: Block) -> None:
@@ -296,12 +369,12 @@ class CodeCache:
         table = self._user_table(mode)
         table.put(block.pc + salt, base + block.indirect_entry)
         page = block.linear >> PAGE_SHIFT
-        if page in table.pages or len(block.spans) > 1:
+        if page in table.pages or block.split:
             return
         # what other address spaces found there will be wanted in this one too
         table.pages.add(page)
-        for other in self._pages.get(block.spans[0][0] >> PAGE_SHIFT, ()):
-            known = other.indirect_entry >= 0 and len(other.spans) == 1
+        for other in self._pages.get(block.physical >> PAGE_SHIFT, ()):
+            known = other.indirect_entry >= 0 and not other.split
             if known and other.mode is mode and other.linear >> PAGE_SHIFT == page:
                 table.put(other.pc + salt, base + other.indirect_entry)
 
@@ -329,7 +402,7 @@ class CodeCache:
 
     def withdraw(self, block: Block) -> None:
         """Take a block out of the reach of other blocks; it stays findable."""
-        for behind in list(block.incoming):
+        for behind in list(block.incoming or ()):
             self.unlink(behind)
         self._take_from_table(block)
 
@@ -349,13 +422,15 @@ class CodeCache:
         if not block.valid:
             return
         self.withdraw(block)
-        for behind, site in block.sites.items():
-            if isinstance(site.linked, Block):
-                site.linked.incoming.discard(behind)
-                site.linked = None
+        chained = block.placement.chained
+        for behind in block.links() if chained else ():
+            target = chained.pop(behind, None)
+            if target is not None and target.incoming is not None:
+                target.incoming.discard(behind)
         block.valid = False
-        if block.above is not None and block.above.valid:
-            self._part(block.above, block)
+        above = block.above
+        if above is not None and above.valid:
+            self._part(above, block)
         self._unlist(block)
         for start, _ in block.spans:
             page = start >> PAGE_SHIFT
@@ -369,12 +444,14 @@ class CodeCache:
 
     def _unlist(self, block: Block) -> None:
         """Have a block found no more; a stored translation may have brought another one of the same address."""
-        key = (block.mode, block.linear, block.spans[0][0])
+        key = (block.mode, block.linear, block.physical)
         if self._blocks.get(key) is block:
             del self._blocks[key]
 
     def _part(self, above: Block, block: Block) -> None:
         """Turn the entry of a dropped block into an exit of the block that falls into it."""
+        if not block.placement.opened:
+            self._open(block.placement)  # the exits of `block` must not take the new one's place later
         at, leave = block.entry, self._backend.layout.leave
         prefix = b"\x66" if block.mode.mode == 16 else b""  # keeps EIP from being cut to 16 bits
         stub = at + len(prefix) + _JUMP
@@ -383,7 +460,7 @@ class CodeCache:
         behind = stub + len(leave)
         site = Site(SiteKind.LINK, above.code.charge - 1, block.pc, stub - 4, stub)
         above.sites[behind] = site
-        self.sites[behind] = (above, site)
+        self._sites[behind] = (above, site)
         self.counters.sites += 1
 
     def written(self, physical: int, size: int) -> int:
@@ -414,14 +491,15 @@ class CodeCache:
 
     def _put_to_sleep(self, page: int, content: bytes) -> None:
         """Make the blocks of a page unreachable from elsewhere; the page then needs no trace of writes."""
-        for block in [block for block in self._pages[page] if len(block.spans) > 1]:
+        for block in [block for block in self._pages[page] if block.split]:
             self.invalidate(block)
         blocks = list(self._pages.get(page, ()))
         if not blocks:
             return
         for block in blocks:
-            for behind in list(block.incoming):
-                if self.sites[behind][0].spans[0][0] >> PAGE_SHIFT != page:
+            for behind in list(block.incoming or ()):
+                source = self._placement_of(behind)
+                if source is None or source.physical >> PAGE_SHIFT != page:
                     self.unlink(behind)
             self._take_from_table(block)
             self._unlist(block)
@@ -435,11 +513,7 @@ class CodeCache:
         blocks, then = self.asleep.pop(page)
         self._writes[page] = 0
         self._patience[page] = min(self._patience.get(page, _FEW_WRITES) * 2, _MANY_WRITES)
-        holders = self._pages.get(page)
-        if holders is None:
-            holders = self._pages[page] = set()
-            self._bytes[page] = bytearray(1 << PAGE_SHIFT)
-            self._watch(page)
+        holders = self._holders(page)
         used, base = self._bytes[page], page << PAGE_SHIFT
         assert self._page_bytes is not None
         now = self._page_bytes(page)
@@ -461,11 +535,8 @@ class CodeCache:
         start = self._backend.layout.code_start
         self._backend.forget(start, self._next)
         self._next = start
-        for block in self._by_order:
-            block.valid = False
-            block.above = None  # no cycles stay, which would keep the blocks in memory
-            for site in block.sites.values():
-                site.linked = None
+        for placement in self._placements:
+            placement.clear()
         for page in self._pages:
             self._unwatch(page)
         for table in (*self._tables.values(), *self._user_tables.values()):
@@ -476,13 +547,13 @@ class CodeCache:
         self._salts.clear()
         self._blocks.clear()
         self._order.clear()
-        self._by_order.clear()
+        self._placements.clear()
         self._pages.clear()
         self._bytes.clear()
         self.asleep.clear()
         self._writes.clear()
         self._patience.clear()
-        self.sites.clear()
+        self._sites.clear()
         self.counters.flushes += 1
 
 
@@ -501,8 +572,8 @@ class Reach:
         self._tops: dict[int, int] = {}  # the guest's topmost entries for them, when their pages were last looked at
 
     def add(self, block: Block, top_entry: Callable[[int], int]) -> None:
-        self._add(block, block.linear, block.spans[0][0], top_entry)
-        if len(block.spans) > 1:  # its instruction goes on in the next page, which can be mapped elsewhere alone
+        self._add(block, block.linear, block.physical, top_entry)
+        if block.split:
             self._add(block, (block.linear | 0xFFF) + 1, block.spans[1][0], top_entry)
 
     def _add(self, block: Block, linear: int, physical: int, top_entry: Callable[[int], int]) -> None:

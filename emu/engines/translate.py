@@ -294,7 +294,9 @@ class TranslateEngine:
 
     def _trap(self, trap: Trap) -> int:
         if trap.vector == LEAVE:
-            block, site = self.cache.sites[trap.pc]
+            found = self.cache.site(trap.pc)
+            assert found is not None
+            block, site = found
             match site.kind:
                 case SiteKind.LINK:
                     return self._follow(block, site, trap.pc)
@@ -306,8 +308,8 @@ class TranslateEngine:
                     return self._align(block, site.index, trap.pc)
                 case SiteKind.EXCEPTIONS | SiteKind.CONTROL:
                     return self._floating(block, site, trap.pc)
-        if trap.vector == PAGE_FAULT:
-            found = self.cache.sites.get(trap.pc)
+        if trap.vector == PAGE_FAULT and trap.cr2 in self._backend.layout.void.values():
+            found = self.cache.site(trap.pc)
             if found is not None and found[1].kind is SiteKind.LOOKUP:
                 if self._look_up_again(found[0]):
                     self._counters.exits["link"] += 1
@@ -489,7 +491,7 @@ class TranslateEngine:
         if target is None:
             return self._leave_at(block, site.target)
         if block.valid and self.cache.counters.flushes == flushes:
-            if target.linear >> 12 == block.linear >> 12 and len(target.spans) == 1:
+            if target.linear >> 12 == block.linear >> 12 and not target.split:
                 self.cache.link(behind, target)
             elif not target.mode.user:
                 self._reach.add(target, self._mmu.top_entry)
@@ -538,7 +540,7 @@ class TranslateEngine:
 
     def _stopped(self, pc: int) -> int:
         """The machine stopped at cache offset `pc`: the offset to go on at to reach a guest instruction, or -1."""
-        exit_site = self.cache.sites.get(pc + self._leave_size)
+        exit_site = self.cache.site(pc + self._leave_size)
         if exit_site is not None and exit_site[1].kind is SiteKind.LINK and exit_site[1].stub == pc:
             return self._leave_at(exit_site[0], exit_site[1].target)
         block = self.cache.block_at(pc)
@@ -617,7 +619,7 @@ class TranslateEngine:
         if physical >> 12 in self.cache.asleep:
             self.cache.wake(physical >> 12)
         block = self.cache.find(mode, linear, physical)
-        if block is not None and len(block.spans) > 1 and not self._second_page_same(block):
+        if block is not None and block.split and not self._second_page_same(block):
             self.cache.invalidate(block)
             block = None
         if block is None:
