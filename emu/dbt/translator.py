@@ -72,7 +72,7 @@ class Translator:
 
     def has_room(self, mode: BlockMode) -> bool:
         """False where the cache must be flushed before the next translation: no code memory or jump table is left."""
-        return self._cache.room(_ROOM) and self._cache.table(mode) is not None
+        return self._cache.room(_ROOM) and self._cache.tables.table(mode) is not None
 
     def translate(self, mode: BlockMode, pc: int, linear: int, physical: int, next_page: NextPage) -> Block:
         """Translate the run at `pc` (linear and physical address `linear`, `physical`) and return its first block.
@@ -176,7 +176,7 @@ class Translator:
         """Let returns and other jumps through a table find those of new blocks that they are likely to go to."""
         for number in placement.translation.entered:
             block = placement.blocks[number]
-            if not self._cache.taken(block) and self._cache.room(_ROOM):
+            if not self._cache.tables.taken(block) and self._cache.room(_ROOM):
                 self.publish(block)
 
     def publish(self, block: Block) -> None:
@@ -197,10 +197,10 @@ class Translator:
     def _target(self, mode: BlockMode) -> tuple[Target, ModeKey]:
         found = self._targets.get(mode)
         if found is None:
-            table = self._cache.table(mode)
+            table = self._cache.tables.table(mode)
             if table is None:
                 raise RuntimeError("no jump table is free: has_room was not asked")
-            salt, layout = self._cache.salt(mode), self._backend.layout
+            salt, layout = self._cache.tables.salt(mode), self._backend.layout
             place = USER_TABLE if mode.user else table.offset
             target = Target(mode.mode, layout, place, mode.through_gs, mode.user, salt)
             key = key_of(mode, layout.data_base[mode.mode], place + salt)

@@ -13,7 +13,8 @@ from collections.abc import Callable
 
 from emu.backends.base import LEAVE, Backend, Trap, View
 from emu.dbt.block import Block
-from emu.dbt.cache import CodeCache, Reach
+from emu.dbt.cache import CodeCache
+from emu.dbt.reach import Reach
 from emu.dbt.store import TranslationStore
 from emu.dbt.translator import Translator
 from emu.engines.base import EngineCounters
@@ -356,7 +357,7 @@ class TranslateEngine:
         """
         regs = self._lookup_regs
         self._backend.pull(regs)
-        if not self.cache.look_up_again(block, regs[RDX], regs[RCX]):
+        if not self.cache.tables.look_up_again(block, regs[RDX], regs[RCX]):
             return False
         regs[RCX] = 0
         self._backend.push(regs, None)
@@ -571,7 +572,7 @@ class TranslateEngine:
         if block is not None and self._observe is not None:
             self._observe(block)
         if self._mode.user:
-            self.cache.select(self._mode)
+            self.cache.tables.select(self._mode)
         self._backend.set_view(_view(cpu, self._mode))
         _SELECTORS.pack_into(self._backend.data, SELECTORS, *[segment.selector for segment in cpu.segs])
         return -1 if block is None else block.entry
@@ -587,13 +588,13 @@ class TranslateEngine:
                 if linear is not None:
                     mmu.forget(linear)
         lost = mmu.take_lost()
-        self.cache.enter(mmu.space.number)
+        self.cache.tables.enter(mmu.space.number)
         if mmu.changed_everywhere:
             mmu.changed_everywhere = False
-            self.cache.forget_user_targets()
+            self.cache.tables.forget_user_targets()
             reach.revalidate(lambda _linear, _user: -1)  # no table knows any more which pages of code depend on it
             return
-        self.cache.forget_user_targets({space for _, space in lost})
+        self.cache.tables.forget_user_targets({space for _, space in lost})
         if switched:
             reach.switch(mmu.top_entry, self._code_page)
         if lost:
