@@ -78,27 +78,27 @@ class Lister:
             end = offset + at + insn.size
             if insn.flow in _DIRECT:
                 text = f"{insn.name} {insn.target(offset + at):#x}"
-                text += "".join(f"   ; {_link(site)}" for site in _leads_to(block, sites, offset + at, end))
+                text += "".join(f"   ; {_link(block, *exit_)}" for exit_ in _leads_to(block, sites, offset + at, end))
             if end in sites:
                 text += f"   ; leave: {sites[end].kind.name.lower()}"
             yield f"{offset + at:x}", text
             at += insn.size
 
 
-def _leads_to(block: Block, sites: dict[int, Site], start: int, end: int) -> list[Site]:
+def _leads_to(block: Block, sites: dict[int, Site], start: int, end: int) -> list[tuple[int, Site]]:
     """The exit that a direct branch at cache offsets [start, end) takes.
 
     It is the one whose displacement lies there; or, within an unrolled loop, one that first passes a piece of code
     behind the block, which gives back what was charged for the rounds not run.
     """
-    links = [site for site in sites.values() if site.kind is SiteKind.LINK]
-    here = [site for site in links if start < site.patch_at < end]
-    return here or [site for site in links if site.patch_at >= block.end][:1]
+    links = [(behind, site) for behind, site in sites.items() if site.kind is SiteKind.LINK]
+    here = [(behind, site) for behind, site in links if start < site.patch_at < end]
+    return here or [(behind, site) for behind, site in links if site.patch_at >= block.end][:1]
 
 
-def _link(site: Site) -> str:
+def _link(block: Block, behind: int, site: Site) -> str:
     """Where a direct exit leads: to the block it is chained to, or out of the cache."""
-    return f"{'chained' if isinstance(site.linked, Block) else 'not chained'}: {site.target:#x}"
+    return f"{'chained' if behind in block.placement.chained else 'not chained'}: {site.target:#x}"
 
 
 def guest_text(insn: Insn, pc: int) -> str:

@@ -102,12 +102,7 @@ def _load(path: Path) -> list[Translation]:
     gc.disable()  # many objects, and none of them garbage
     try:
         keys, runs = marshal.loads(zstandard.ZstdDecompressor().decompress(packed))
-        out = []
-        for key, (pc, raw, host, fixups, codes, entered, idle) in runs:
-            translation = Translation(keys[key], pc, raw, host, fixups, codes, entered)
-            translation.idle = idle
-            out.append(translation)
-        return out
+        return [Translation(keys[key], record) for key, record in runs]
     finally:
         if collecting:
             gc.enable()

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import struct
-from array import array
 from collections.abc import Callable
 from typing import Final
 
 from emu.backends.base import Backend
-from emu.dbt.block import Block
+from emu.dbt.block import Block, Placement
 from emu.dbt.cache import CodeCache
 from emu.dbt.discover import MAX_RUN, discover
 from emu.dbt.store import ModeKey, Translation, TranslationStore, key_of
 from emu.memory import GuestMemory
-from isa.x86.code import UNDEFINED, Code, Site, SiteKind
-from isa.x86.decode import MAX_LENGTH, Decoder
+from isa.x86.decode import Decoder
 from isa.x86.emit import USER_TABLE, Emitter, Target
 from isa.x86.incache import LOOKUP_SPILLS
 from isa.x86.rewrite import BlockMode, Rewriter
 
 _ROOM: Final = MAX_RUN * 160  # no guest instruction becomes more bytes than this, with its share of exits
 _AHEAD: Final = 64  # stored translations looked at behind one that was needed
-_INT: Final = struct.Struct("<i")
-_KINDS: Final = tuple(SiteKind)
 
 NextPage = Callable[[int, bool], tuple[int, bytes]]
 KnownPage = Callable[[int, bool], int]
@@ -77,7 +72,7 @@ class Translator:
 
     def has_room(self, mode: BlockMode) -> bool:
         """False where the cache must be flushed before the next translation: no code memory or jump table is left."""
-        return self._cache.room(_ROOM) and self._cache.table(mode) is not None
+        return self._cache.room(_ROOM) and self._cache.tables.table(mode) is not None
 
     def translate(self, mode: BlockMode, pc: int, linear: int, physical: int, next_page: NextPage) -> Block:
         """Translate the run at `pc` (linear and physical address `linear`, `physical`) and return its first block.
@@ -105,99 +100,88 @@ class Translator:
             end = next((s for s in run.starts if s > start), len(run.insns))
             enters = number == 0 or start in run.returns
             rewriter.block(run.insns[start:end], run.raws[start:end], run.pcs[start], enters, number + 1 < len(starts))
-        host, fixups, codes = rewriter.finish()
-        raw = b"".join([code.raw for code in codes])
-        made = Translation.of(key, pc, raw, host, array("H", fixups).tobytes(), codes)
+        made = Translation.of(key, *rewriter.finish())
         made.entered.update(number for number, start in enumerate(starts) if start in run.returns)
         # Not kept is what lies on two pages, because the second one can be mapped anywhere, and what is no instruction:
         # of its bytes only the first one is known, and others may follow when that is met again.
-        if second < 0 and not self._apart and not any(map(_ends_in_nothing, codes)):
+        if second < 0 and not self._apart and not made.ends_in_nothing:
             self.store.add(made)
-        blocks = self._place(made, mode, linear, physical, second)
+        placement = self._place(made, mode, linear, physical, second)
+        self._cache.install([placement], None if self._apart else self._follow)
         if not self._apart:
-            self._chain(blocks)
-            self._expect_jumps(blocks)
-        return blocks[0]
+            self._expect_jumps(placement)
+        return placement.blocks[0]
 
     def _reuse(self, found: Translation, mode: BlockMode, linear: int, physical: int) -> Block:
         """Place a stored translation and those that the last run needed soon after it; returns its first block."""
-        blocks = self._place(found, mode, linear, physical, -1)
-        runs = [blocks]
+        placements = [self._place(found, mode, linear, physical, -1)]
         for ahead in self.store.behind(found, _AHEAD):
             placed = self._place_ahead(ahead)
-            if placed:
-                runs.append(placed)
-        for run in runs:
-            self._chain(run)
-            if not mode.user or run is blocks:
-                self._expect_jumps(run)
-        return blocks[0]
+            if placed is not None:
+                placements.append(placed)
+        self._cache.install(placements, self._follow)
+        for placed in placements:
+            if not placed.mode.user or placed is placements[0]:
+                self._expect_jumps(placed)
+        return placements[0].blocks[0]
 
     # -- placing -----------------------------------------------------------------------------------------------
 
-    def _place(self, made: Translation, mode: BlockMode, linear: int, physical: int, second: int) -> list[Block]:
-        """Move a translation's code to the end of the cache and install it.
+    def _place(self, made: Translation, mode: BlockMode, linear: int, physical: int, second: int) -> Placement:
+        """Give a translation a place at the end of the cache, where its code must be installed next.
 
         `second` is the physical address of the page that its only instruction reaches into, or -1.
         """
         self.store.use(made)
-        if made.place >= 0:
-            self.reused += sum(len(code.sizes) for code in made.codes)
-        at = self._cache.next_offset
-        host = bytearray(made.host)
-        unpack, pack = _INT.unpack_from, _INT.pack_into
-        for place in memoryview(made.fixups).cast("H"):
-            pack(host, place, unpack(host, place)[0] - at)
         decoder = self._decoders[mode.mode]
-        blocks: list[Block] = []
-        above: Block | None = None
-        low = physical
-        for number, code in enumerate(made.codes):
-            high = low + len(code.raw)
-            spans: tuple[tuple[int, int], ...] = ((low, high),)
-            if _ends_in_nothing(code):  # what makes it none may be behind its first byte
-                spans = ((low, min(high + MAX_LENGTH - 1, (low | 0xFFF) + 1)),)
-            if second >= 0:
-                edge = (physical | 0xFFF) + 1
-                spans = ((low, edge), (second, second + high - edge))
-            block = Block(made, number, code, at, mode, linear + low - physical, spans, decoder, above)
-            sites = block.sites
-            for behind, kind, index, target, patch_at, stub in code.exits:
-                sites[at + behind] = Site(_KINDS[kind], index, target, at + patch_at, at + stub)
-            blocks.append(block)
-            above = block if code.falls_through else None
-            low = high
-        self._cache.add(blocks, bytes(host))
-        return blocks
+        placement = Placement(made, self._cache.next_offset, mode, linear, physical, second, decoder)
+        if made.place >= 0:
+            self.reused += placement.count
+        self._cache.add(placement)
+        return placement
 
-    def _place_ahead(self, found: Translation) -> list[Block]:
+    def _place_ahead(self, found: Translation) -> Placement | None:
         """Place a stored translation that is likely to be needed soon, if the guest's code is there and its own."""
         mode = self._modes.get(found.key)
-        if mode is None or not self.has_room(mode):
-            return []
+        if mode is None or not self._cache.room(_ROOM):
+            return None
         linear = found.pc if mode.mode == 64 else mode.cs_base + found.pc & 0xFFFFFFFF
         page = self._known_page(linear, mode.user)
         offset = self._memory.ram_offset(page << 12) if page >= 0 else -1
         if offset < 0 or page in self._cache.asleep:
-            return []
+            return None
         offset += linear & 0xFFF
         physical = page << 12 | linear & 0xFFF
         if bytes(self._memory.ram[offset : offset + len(found.raw)]) != found.raw:
-            return []
+            return None
         if self._cache.find(mode, linear, physical) is not None:
-            return []
+            return None
         return self._place(found, mode, linear, physical, -1)
 
-    def _expect_jumps(self, blocks: list[Block]) -> None:
+    def _follow(self, mode: BlockMode, linear: int) -> Block | None:
+        """The block at a linear address that a direct exit on another page may be chained to.
+
+        It must be known to be fetched without any effect, and be kernel code (see `Reach`).
+        """
+        if mode.user or self._entered is None:
+            return None
+        page = self._known_page(linear, False)
+        found = self._cache.find(mode, linear, page << 12 | linear & 0xFFF) if page >= 0 else None
+        if found is None or found.split:
+            return None
+        self._entered(found)
+        return found
+
+    def _expect_jumps(self, placement: Placement) -> None:
         """Let returns and other jumps through a table find those of new blocks that they are likely to go to."""
-        for number in blocks[0].translation.entered:
-            block = blocks[number]
-            if not self._cache.taken(block) and self._cache.room(_ROOM):
+        for number in placement.translation.entered:
+            block = placement.blocks[number]
+            if not self._cache.tables.taken(block) and self._cache.room(_ROOM):
                 self.publish(block)
 
     def publish(self, block: Block) -> None:
         """Let indirect jumps find `block`, giving it an entry for them where it has none."""
-        block.translation.entered.add(block.number)
+        block.placement.translation.entered.add(block.number)
         if self._entered is not None and not block.mode.user:
             self._entered(block)
         if block.indirect_entry < 0:
@@ -213,10 +197,10 @@ class Translator:
     def _target(self, mode: BlockMode) -> tuple[Target, ModeKey]:
         found = self._targets.get(mode)
         if found is None:
-            table = self._cache.table(mode)
+            table = self._cache.tables.table(mode)
             if table is None:
                 raise RuntimeError("no jump table is free: has_room was not asked")
-            salt, layout = self._cache.salt(mode), self._backend.layout
+            salt, layout = self._cache.tables.salt(mode), self._backend.layout
             place = USER_TABLE if mode.user else table.offset
             target = Target(mode.mode, layout, place, mode.through_gs, mode.user, salt)
             key = key_of(mode, layout.data_base[mode.mode], place + salt)
@@ -237,34 +221,3 @@ class Translator:
                 break
             out.append(start)
         return out
-
-    def _chain(self, blocks: list[Block]) -> None:
-        """Chain the new blocks' direct exits to blocks that are there already, before they ever run.
-
-        Blocks on other pages must be known to be fetched without any effect, and kernel code (see `Reach`).
-        """
-        first = blocks[0]
-        mode, page, cache = first.mode, first.linear >> 12, self._cache
-        physical = first.spans[0][0] & -0x1000
-        base = first.linear - first.pc
-        mask = 0xFFFFFFFFFFFFFFFF if mode.mode == 64 else 0xFFFFFFFF
-        for block in blocks:
-            for behind, site in block.sites.items():
-                if site.kind is not SiteKind.LINK:
-                    continue
-                target = site.target + base & mask
-                if target >> 12 == page:
-                    found = cache.find(mode, target, physical | target & 0xFFF)
-                    if found is not None and len(found.spans) == 1:
-                        cache.link(behind, found, executed=False)
-                elif not mode.user and self._entered is not None:
-                    there = self._known_page(target, False)
-                    found = cache.find(mode, target, there << 12 | target & 0xFFF) if there >= 0 else None
-                    if found is not None and len(found.spans) == 1:
-                        self._entered(found)
-                        cache.link(behind, found, executed=False)
-
-
-def _ends_in_nothing(code: Code) -> bool:
-    """True where the last instruction of a block is none."""
-    return bool(code.reasons) and code.reasons[-1][1] == UNDEFINED

@@ -92,7 +92,7 @@ class TracedTranslateEngine(TranslateEngine):
 
     def _place(self, trap: Trap) -> tuple[Block, int] | None:
         """Block and index of the instruction at which translated code was left."""
-        site = self.cache.sites.get(trap.pc) if trap.vector in (LEAVE, PAGE_FAULT) else None
+        site = self.cache.site(trap.pc) if trap.vector in (LEAVE, PAGE_FAULT) else None
         if site is not None:
             return site[0], min(site[1].index, site[0].code.charge - 1)
         block = self.cache.block_at(trap.pc)

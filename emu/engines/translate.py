@@ -14,7 +14,8 @@ from collections.abc import Callable
 
 from emu.backends.base import LEAVE, Backend, Trap, View
 from emu.dbt.block import Block
-from emu.dbt.cache import CodeCache, Reach
+from emu.dbt.cache import CodeCache
+from emu.dbt.reach import Reach
 from emu.dbt.store import TranslationStore
 from emu.dbt.translator import Translator
 from emu.engines.base import EngineCounters
@@ -329,7 +330,9 @@ class TranslateEngine:
 
     def _trap(self, trap: Trap) -> int:
         if trap.vector == LEAVE:
-            block, site = self.cache.sites[trap.pc]
+            found = self.cache.site(trap.pc)
+            assert found is not None
+            block, site = found
             match site.kind:
                 case SiteKind.LINK:
                     return self._follow(block, site, trap.pc)
@@ -343,8 +346,8 @@ class TranslateEngine:
                     return self._read_time(block, site, trap.pc)
                 case SiteKind.EXCEPTIONS | SiteKind.CONTROL:
                     return self._floating(block, site, trap.pc)
-        if trap.vector == PAGE_FAULT:
-            found = self.cache.sites.get(trap.pc)
+        if trap.vector == PAGE_FAULT and trap.cr2 in self._backend.layout.void.values():
+            found = self.cache.site(trap.pc)
             if found is not None and found[1].kind is SiteKind.LOOKUP:
                 if self._look_up_again(found[0]):
                     self._counters.exits["link"] += 1
@@ -391,7 +394,7 @@ class TranslateEngine:
         """
         regs = self._lookup_regs
         self._backend.pull(regs)
-        if not self.cache.look_up_again(block, regs[RDX], regs[RCX]):
+        if not self.cache.tables.look_up_again(block, regs[RDX], regs[RCX]):
             return False
         regs[RCX] = 0
         self._backend.push(regs, None)
@@ -560,7 +563,7 @@ class TranslateEngine:
         if target is None:
             return self._leave_at(block, site.target)
         if block.valid and self.cache.counters.flushes == flushes:
-            if target.linear >> 12 == block.linear >> 12 and len(target.spans) == 1:
+            if target.linear >> 12 == block.linear >> 12 and not target.split:
                 self.cache.link(behind, target)
             elif not target.mode.user:
                 self._reach.add(target, self._mmu.top_entry)
@@ -610,7 +613,7 @@ class TranslateEngine:
 
     def _stopped(self, pc: int) -> int:
         """The machine stopped at cache offset `pc`: the offset to go on at to reach a guest instruction, or -1."""
-        exit_site = self.cache.sites.get(pc + self._leave_size)
+        exit_site = self.cache.site(pc + self._leave_size)
         if exit_site is not None and exit_site[1].kind is SiteKind.LINK and exit_site[1].stub == pc:
             return self._leave_at(exit_site[0], exit_site[1].target)
         block = self.cache.block_at(pc)
@@ -644,7 +647,7 @@ class TranslateEngine:
         if block is not None and self._observe is not None:
             self._observe(block)
         if self._mode.user:
-            self.cache.select(self._mode)
+            self.cache.tables.select(self._mode)
         self._backend.set_view(_view(cpu, self._mode))
         self._long_words[KERNEL_GS >> 3] = cpu.kernel_gs_base
         es, cs, ss, ds, fs, gs = cpu.segs
@@ -663,13 +666,13 @@ class TranslateEngine:
                 if linear is not None:
                     mmu.forget(linear)
         lost = mmu.take_lost()
-        self.cache.enter(mmu.space.number)
+        self.cache.tables.enter(mmu.space.number)
         if mmu.changed_everywhere:
             mmu.changed_everywhere = False
-            self.cache.forget_user_targets()
+            self.cache.tables.forget_user_targets()
             reach.revalidate(lambda _linear, _user: -1)  # no table knows any more which pages of code depend on it
             return
-        self.cache.forget_user_targets({space for _, space in lost})
+        self.cache.tables.forget_user_targets({space for _, space in lost})
         if switched:
             reach.switch(mmu.top_entry, self._code_page)
         if lost:
@@ -695,7 +698,7 @@ class TranslateEngine:
         if physical >> 12 in self.cache.asleep:
             self.cache.wake(physical >> 12)
         block = self.cache.find(mode, linear, physical)
-        if block is not None and len(block.spans) > 1 and not self._second_page_same(block):
+        if block is not None and block.split and not self._second_page_same(block):
             self.cache.invalidate(block)
             block = None
         if block is None:

@@ -53,7 +53,6 @@ class Site:
     target: int = 0
     patch_at: int = 0
     stub: int = 0
-    linked: object = None  # the block it is chained to
 
 
 @dataclass(slots=True)

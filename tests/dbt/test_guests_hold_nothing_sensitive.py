@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from emu import Machine, MachineConfig
-from emu.dbt.block import Block
-from emu.dbt.cache import CodeCache
+from emu.dbt.block import Block, Placement
+from emu.dbt.cache import CodeCache, Follow
 from guests import catalogue
 from isa.x86.decode import Decoder
 from isa.x86.sensitive import CHANGES_OF_BASES, READS_OF_BASES, ROWS, row_of
@@ -18,14 +18,14 @@ GUESTS = catalogue()
 @pytest.mark.parametrize("name", sorted(GUESTS))
 def test_every_sensitive_instruction_was_replaced(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[Block, bytes]] = []
-    add = CodeCache.add
+    install = CodeCache.install
 
-    def noting(self: CodeCache, blocks: list[Block], code: bytes) -> None:
-        start = self.next_offset
-        made.extend((block, code[block.start - start : block.end - start]) for block in blocks)
-        add(self, blocks, code)
+    def noting(self: CodeCache, placements: list[Placement], follow: Follow | None) -> None:
+        install(self, placements, follow)
+        code = self._backend.code
+        made.extend((block, bytes(code[block.start : block.end])) for each in placements for block in each.blocks)
 
-    monkeypatch.setattr(CodeCache, "add", noting)
+    monkeypatch.setattr(CodeCache, "install", noting)
     guest = GUESTS[name]
     image: bytes | str = name if guest.small_scale is None else guest.image(guest.small_scale)
     fields = {} if guest.small_scale is None else {"format": "flat", "mode": guest.mode, "org": guest.org}

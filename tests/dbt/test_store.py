@@ -11,18 +11,12 @@ KEY = (64, 0)
 
 def translation(pc: int, raw: bytes = b"\x90\xc3", host: bytes = b"\x90") -> Translation:
     code = Code(pc, raw, 0, 0, -1, 1, 0, 1, False, bytes((len(raw),)), b"\0\0", (), (), ())
-    return Translation.of(KEY, pc, raw, host, b"", (code,))
+    return Translation.of(KEY, host, (), (code,))
 
 
 def reloaded(store: TranslationStore) -> TranslationStore:
     """As if what `store` saves had been loaded by the next run."""
-    out = []
-    for kept in store.to_save():
-        pc, raw, host, fixups, packed, entered, idle = kept.record()
-        made = Translation(kept.key, pc, raw, host, fixups, packed, entered)
-        made.idle = idle
-        out.append(made)
-    return TranslationStore(out)
+    return TranslationStore([Translation(kept.key, kept.record()) for kept in store.to_save()])
 
 
 def test_only_the_same_bytes_are_found() -> None:
