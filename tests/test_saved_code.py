@@ -37,10 +37,10 @@ def test_the_second_run_hardly_translates_and_is_the_same(tmp_path: Path, guest:
 
 
 def test_an_unchanged_file_is_not_written_again(tmp_path: Path) -> None:
-    run(tmp_path, "sieve")
+    run(tmp_path, "hello64")  # too short to be stopped in its midst, where it would go on with a translation of its own
     path = only_file(tmp_path)
     before = path.stat().st_ino
-    run(tmp_path, "sieve")
+    run(tmp_path, "hello64")
     assert path.stat().st_ino == before
 
 
