@@ -136,7 +136,7 @@ class Machine:
         self._monitor = Monitor(
             self.state, self._engine, self.clock, self._interrupt_pending, self._acknowledge, self.name_of
         )
-        self.clock.changed = self._monitor.attend
+        self.clock.changed = self._monitor.alarm_set
         self._disk: BlockImage | None = None
         self._board = self._build_board(guest)
         self._outside.apic = self._board.apic

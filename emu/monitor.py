@@ -27,6 +27,7 @@ _UNLIMITED = 1 << 62
 _LOOK_NS = 30_000_000  # a running guest is interrupted at least this often: counters in the cache have 32 bits
 _STRETCH = 1_000_000  # instructions between two looks around where time is counted in instructions
 _SHORT = 10_000  # so few instructions are over before anybody could want to interrupt them
+_SOON_NS = 20_000  # an alarm so close is not worth waking a thread for
 _IDLE_NS = 50_000_000  # longest sleep of a halted guest before the monitor looks around
 
 
@@ -113,6 +114,8 @@ class Monitor:
         self._pending, self._acknowledge, self._name_of = pending, acknowledge, name_of
         engine.on_fault = self._deliver_fault
         self._ending: Ending | None = None
+        self._preempter: Preempter | None = None  # while the engine runs and will be interrupted in time
+        self._deadline: int | None = None  # of this run, in the host's time
         self._wake = threading.Event()
         self._lock = threading.Lock()
         self._work: list[Callable[[], None]] = []  # asked for by other threads, done between two runs of the engine
@@ -131,6 +134,15 @@ class Monitor:
         """Something changed that the loop must look at before the guest goes on. Callable from any thread."""
         self._cpu.stop_requested = True
         self._wake.set()
+
+    def alarm_set(self) -> None:
+        """An alarm was set that comes before all others, perhaps by the guest whose engine runs."""
+        preempter = self._preempter
+        delay = 0 if preempter is None else self._host_delay(self._deadline)
+        if preempter is None or delay < _SOON_NS:
+            self.attend()
+        else:
+            preempter.arm(delay)
 
     def submit(self, work: Callable[[], None]) -> None:
         """Have `work` done by the monitor's own thread soon. Callable from any thread."""
@@ -156,6 +168,7 @@ class Monitor:
         """Run until something ends the guest; `timeout` in seconds of host time."""
         deadline = None if timeout is None else time.monotonic_ns() + int(timeout * 1e9)
         end = _UNLIMITED if max_instructions is None else max_instructions
+        self._deadline = deadline
         preempter = Preempter(self._engine.interrupt)
         try:
             return self._loop(preempter, deadline, end)
@@ -193,9 +206,11 @@ class Monitor:
                 # Where time is counted in instructions, the host's time must not decide where the guest stops.
                 if limit > _SHORT and not isinstance(clock.source, InstructionTime):
                     preempter.arm(self._host_delay(deadline))
+                    self._preempter = preempter
                 try:
                     out = engine.run(limit)
                 finally:
+                    self._preempter = None
                     preempter.disarm()
             ending = self._answer(out, deadline)
             if ending is not None:
