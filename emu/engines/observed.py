@@ -11,7 +11,7 @@ class ObservedTranslateEngine(TranslateEngine):
     """`TranslateEngine` that tells its occupancy, between two runs."""
 
     def occupancy(self) -> Occupancy:
-        tables, memory = self._mmu.tables, self._backend.tables
+        tables, memory = self._finder.mmu.tables, self._backend.tables
         return Occupancy(
             self.cache.used,
             self._backend.layout.code_size,
@@ -20,5 +20,5 @@ class ObservedTranslateEngine(TranslateEngine):
             sum(table.pages for table in tables.tables.values()),
             memory.used,
             len(memory.words) // WORDS,
-            self._mmu.kept_spaces,
+            self._finder.mmu.kept_spaces,
         )

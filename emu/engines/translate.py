@@ -9,21 +9,17 @@ from __future__ import annotations
 
 import functools
 import struct
-import time
 from collections.abc import Callable
 
 from emu.backends.base import LEAVE, Backend, Trap, View
 from emu.dbt.block import Block
-from emu.dbt.cache import CodeCache
-from emu.dbt.reach import Reach
 from emu.dbt.store import TranslationStore
-from emu.dbt.translator import Translator
 from emu.engines.base import EngineCounters
+from emu.engines.finder import BlockFinder
 from emu.exits import Budget, Exit, Fault, Halt
 from emu.memory import GuestMemory
-from emu.mmu import ShadowMmu
 from isa.base import Flow, GuestFault, Interrupted
-from isa.x86 import msr, paging
+from isa.x86 import msr
 from isa.x86.code import Piece, Site, SiteKind
 from isa.x86.cpu import Cpu
 from isa.x86.emit import BUDGET, KERNEL_GS, PENDING, SELECTORS, SPILL, VIRTUAL_IF
@@ -90,20 +86,10 @@ class TranslateEngine:
         self._interpreter = Interpreter(cpu)
         memory.on_watch_change.append(cpu.page_watched)
         memory.on_watched_write = self._written
-        self.cache = CodeCache(backend, memory.watch, memory.unwatch, cache_limit, self._page_bytes)
-        self._reach = Reach(self.cache)
-        self._mmu = ShadowMmu(cpu, memory, backend, self._move_window)
         self._modes = Modes(exact)
         self._observe = observe
-        self._translator = Translator(
-            memory,
-            self.cache,
-            backend,
-            self._mmu.used_code_page,
-            store=store,
-            entered=lambda block: self._reach.add(block, self._mmu.top_entry),
-            apart=observe is not None,
-        )
+        self._finder = BlockFinder(cpu, memory, backend, cache_limit, store, apart=observe is not None)
+        self.cache = self._finder.cache
         self._leave_size = len(backend.layout.leave)
         self._mode = self._modes.mode(cpu)
         self._words = backend.data[:0x1000].cast("I")
@@ -121,7 +107,6 @@ class TranslateEngine:
         self._faulted = -1  # `cpu.retired` when a fault was last delivered without leaving the cache
         self._deliveries = 0  # faults that may still be delivered so in this run
         self._resumed = -1  # `cpu.retired` when the cache was last entered with RF set
-        self._stale: list[int | None] = [None]  # mappings the guest flushed since the last dispatch
         self._counters = EngineCounters()
 
     # -- the seam ----------------------------------------------------------------------------------------------
@@ -162,7 +147,7 @@ class TranslateEngine:
         self._words[PENDING >> 2] = int(pending)
 
     def mapping_changed(self, linear: int | None) -> None:
-        self._stale.append(linear)
+        self._finder.stale.append(linear)
 
     def blocks(self) -> list[Block]:
         return self.cache.blocks()
@@ -172,15 +157,16 @@ class TranslateEngine:
 
     def close(self) -> None:
         # What is left of a machine knows itself in circles, so that Python keeps it until it looks for them.
-        self._flush()
-        self._translator.forget()
+        self._finder.flush()
+        self._finder.translator.forget()
         self._backend.close()
 
     def counters(self) -> EngineCounters:
         counters, cache = self._counters, self.cache.counters
         counters.blocks, counters.links, counters.direct_exits = cache.blocks, cache.links, cache.sites
         counters.translated_instructions, counters.guest_bytes = cache.guest_instructions, cache.guest_bytes
-        counters.reused_instructions = self._translator.reused
+        counters.reused_instructions = self._finder.translator.reused
+        counters.translation_seconds = self._finder.seconds
         counters.host_bytes, counters.invalidated, counters.flushes = cache.host_bytes, cache.invalidated, cache.flushes
         return counters
 
@@ -367,7 +353,7 @@ class TranslateEngine:
             if self._cpu.smap and not block_hit.mode.user:
                 self._cpu.set_ac(self._backend.flags())
             try:
-                if self._mmu.resolve(linear, bool(trap.error & 2), block_hit.mode.user):
+                if self._finder.mmu.resolve(linear, bool(trap.error & 2), block_hit.mode.user):
                     self._counters.exits["hidden page fault"] += 1
                     if block_hit.valid:
                         return trap.pc
@@ -504,7 +490,7 @@ class TranslateEngine:
         cpu.shadow = False  # no interrupt can arrive before the next instruction has run
         if piece.vector and self._modes.unmasked(cpu) != block.mode.unmasked:
             behind = -1
-        if behind >= 0 and block.valid and not piece.ends and not self._stale:
+        if behind >= 0 and block.valid and not piece.ends and not self._finder.stale:
             size = len(piece.raw)
             if cpu.rip == (start + size if block.mode.mode == 64 else start + size & _M32):
                 self._push()
@@ -556,18 +542,14 @@ class TranslateEngine:
             return self._go_on()
         flushes = self.cache.counters.flushes
         try:
-            target = self._block_at(site.target)
+            target = self._finder.find(self._mode, site.target)
         except GuestFault as fault:
             self._leave_at(block, site.target)
             return self._raise(fault)
         if target is None:
             return self._leave_at(block, site.target)
         if block.valid and self.cache.counters.flushes == flushes:
-            if target.linear >> 12 == block.linear >> 12 and not target.split:
-                self.cache.link(behind, target)
-            elif not target.mode.user:
-                self._reach.add(target, self._mmu.top_entry)
-                self.cache.link(behind, target)
+            self._finder.chain(behind, block, target)
         return target.entry
 
     def _looked_up(self, block: Block, site: Site) -> int:
@@ -579,9 +561,7 @@ class TranslateEngine:
         self._counters.exits["link"] += 1
         pc = self._go_on()
         if pc >= 0 and self._observe is None:
-            target = self.cache.block_at(pc)
-            if target is not None:
-                self._translator.publish(target)
+            self._finder.publish(pc)
         return pc
 
     def _leave_at(self, block: Block, pc: int) -> int:
@@ -598,10 +578,8 @@ class TranslateEngine:
         self._counters.exits["indirect"] += 1
         self._counters.dispatches += 1
         pc = self._emulate(block, index, -1)
-        if pc >= 0:
-            target = self.cache.block_at(pc)
-            if target is not None and self._observe is None:
-                self._translator.publish(target)
+        if pc >= 0 and self._observe is None:
+            self._finder.publish(pc)
         return pc
 
     def _overdrawn(self, block: Block, index: int, behind: int) -> int:
@@ -632,18 +610,18 @@ class TranslateEngine:
         cpu.shadow = index > 0 and block.pieces[index - 1].reason == "sti"
         return self._finish(Budget())
 
-    # -- finding and making blocks -----------------------------------------------------------------------------
+    # -- dispatch ----------------------------------------------------------------------------------------------
 
     def _dispatch(self) -> int:
         """Cache offset of the block at `cpu.rip` in the present mode, which becomes the machine's view; -1: none."""
-        cpu = self._cpu
-        if self._stale:
-            self._apply_stale()
+        cpu, finder = self._cpu, self._finder
+        if finder.stale:
+            finder.settle()
         self._mode = self._modes.mode(cpu)
-        if self._mode.mode != 64 and not self._mmu.window.wanted and cpu.long_mode:
-            self._mmu.want_window()
+        if self._mode.mode != 64 and not finder.mmu.window.wanted and cpu.long_mode:
+            finder.mmu.want_window()
         self._counters.dispatches += 1
-        block = self._block_at(cpu.rip)
+        block = finder.find(self._mode, cpu.rip)
         if block is not None and self._observe is not None:
             self._observe(block)
         if self._mode.user:
@@ -655,88 +633,6 @@ class TranslateEngine:
         _SELECTORS.pack_into(self._backend.data, SELECTORS, *selectors)
         return -1 if block is None else block.entry
 
-    def _apply_stale(self) -> None:
-        stale, self._stale = self._stale, []
-        mmu, reach = self._mmu, self._reach
-        switched = False
-        if None in stale:
-            switched = mmu.refresh()
-        else:
-            for linear in stale:
-                if linear is not None:
-                    mmu.forget(linear)
-        lost = mmu.take_lost()
-        self.cache.tables.enter(mmu.space.number)
-        if mmu.changed_everywhere:
-            mmu.changed_everywhere = False
-            self.cache.tables.forget_user_targets()
-            reach.revalidate(lambda _linear, _user: -1)  # no table knows any more which pages of code depend on it
-            return
-        self.cache.tables.forget_user_targets({space for _, space in lost})
-        if switched:
-            reach.switch(mmu.top_entry, self._code_page)
-        if lost:
-            reach.revalidate(self._code_page, lost)
-
-    def _code_page(self, linear: int, user: bool) -> int:
-        """Physical page number of executable code at `linear`, or -1; changes nothing in the guest."""
-        mapping = paging.probe(self._cpu, linear)
-        if mapping is None or not mapping.executable or (user and not mapping.user):
-            return -1
-        return mapping.gpa >> 12
-
-    def _block_at(self, pc: int) -> Block | None:
-        """The block at offset `pc` of CS, translated if need be; None where it must be interpreted.
-
-        Raises the GuestFault of fetching it.
-        """
-        mode = self._mode
-        linear = pc if mode.mode == 64 else mode.cs_base + pc & _M32
-        physical = self._mmu.code_page(linear, mode.user) << 12 | linear & 0xFFF
-        if self._memory.ram_offset(physical) < 0:
-            return None
-        if physical >> 12 in self.cache.asleep:
-            self.cache.wake(physical >> 12)
-        block = self.cache.find(mode, linear, physical)
-        if block is not None and block.split and not self._second_page_same(block):
-            self.cache.invalidate(block)
-            block = None
-        if block is None:
-            started = time.perf_counter()
-            if not self._translator.has_room(mode):
-                self._flush()
-            block = self._translator.translate(mode, pc, linear, physical, self._rest_of_insn)
-            self._counters.translation_seconds += time.perf_counter() - started
-        return block
-
-    def _page_bytes(self, page: int) -> bytes:
-        return self._memory.read_bytes(page << 12, 0x1000)
-
-    def _second_page_same(self, block: Block) -> bool:
-        linear = (block.linear | 0xFFF) + 1
-        return self._mmu.code_page(linear, block.mode.user) << 12 == block.spans[1][0]
-
-    def _rest_of_insn(self, linear: int, mode_user: bool) -> tuple[int, bytes]:
-        """Physical address and bytes of the page behind `linear`, for an instruction that reaches into it."""
-        gpa = self._mmu.code_page(linear, mode_user) << 12
-        if self._memory.ram_offset(gpa) < 0:
-            return gpa, self._memory.read(gpa, 8).to_bytes(8, "little") + self._memory.read(gpa + 8, 8).to_bytes(
-                8, "little"
-            )
-        return gpa, self._memory.read_bytes(gpa, 16)
-
-    def _flush(self) -> None:
-        self.cache.flush()
-        self._reach.clear()
-        self._translator.flushed()
-
-    def _move_window(self, base: int) -> None:
-        """The guest needs the addresses at which 16- and 32-bit code reaches the monitor."""
-        self._flush()
-        self._backend.move_window(base)
-
     def _written(self, gpa: int, size: int) -> None:
-        if self._mmu.written(gpa, size):
-            self._stale.append(None)
-        if self.cache.written(gpa, size):
+        if self._finder.written(gpa, size):
             self._counters.exits["code write"] += 1
