@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -23,6 +23,7 @@ from emu.engines.interpret import InterpretEngine
 from emu.engines.translate import TranslateEngine
 from emu.errors import GuestFileError
 from emu.exits import Ending, EndReason
+from emu.garbage import seldom_collected
 from emu.loader import acpi
 from emu.loader.detect import load
 from emu.loader.firmware import check_size
@@ -36,9 +37,6 @@ from isa.x86.cpu import Cpu
 from isa.x86.state import RDX
 
 _PANIC_CODE = 14
-_YOUNG = 500_000  # objects more than before, at which Python looks for cyclic garbage among the new ones in a run
-_MIDDLE = 40  # such looks before one at those that survived the first
-_OLD = 10_000  # looks at the middle-aged ones before one at all objects
 _MANY_BLOCKS = 10_000
 _MANY_REMAINS = 16
 
@@ -74,21 +72,6 @@ class RunResult:
 
     ending: Ending
     stats: RunStats
-
-
-@contextmanager
-def seldom_collected() -> Iterator[None]:
-    """Have Python look for cyclic garbage seldom: translation makes many objects that stay, and hardly any cycles."""
-    kept = gc.get_threshold()
-    if kept[0]:
-        gc.set_threshold(max(kept[0], _YOUNG), _MIDDLE, _OLD)
-    try:
-        yield
-    finally:
-        if not gc.get_freeze_count():
-            gc.freeze()  # calls all objects old and sets the counts back: else Python would look at all of them now
-            gc.unfreeze()
-        gc.set_threshold(*kept)
 
 
 def _discard(_data: bytes) -> None:

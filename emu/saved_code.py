@@ -8,7 +8,6 @@ half a file: the last one to end wins.
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import marshal
 import os
@@ -23,6 +22,7 @@ import zstandard
 
 from emu.dbt.store import Translation, TranslationStore
 from emu.errors import GuestFileError
+from emu.garbage import not_collected
 from emu.outfile import save
 
 _MAGIC: Final = b"vemu translations\n"
@@ -98,14 +98,9 @@ def _load(path: Path) -> list[Translation]:
     packed = data[start + _DIGEST :]
     if data[:start] != _MAGIC + _fingerprint() or data[start : start + _DIGEST] != hashlib.sha256(packed).digest():
         return []
-    collecting = gc.isenabled()
-    gc.disable()  # many objects, and none of them garbage
-    try:
+    with not_collected():
         keys, runs = marshal.loads(zstandard.ZstdDecompressor().decompress(packed))
         return [Translation(keys[key], record) for key, record in runs]
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def _tidy(latest: Path) -> None:

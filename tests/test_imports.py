@@ -65,7 +65,7 @@ ALLOWED = {
     "emu.shadow": ("emu.pagetables",), "emu.pagetables": (),
     "emu.trace": (), "emu.trace.*": ("emu.trace.*", "emu.errors", "emu.outfile", "emu.loader.symbols"),
     "emu.stopwatch": ("isa.*", "emu.bus", "emu.trace.record"),
-    "emu.saved_code": ("emu.dbt.store", "emu.errors", "emu.outfile"),
+    "emu.saved_code": ("emu.dbt.store", "emu.errors", "emu.garbage", "emu.outfile"), "emu.garbage": (),
     "emu.exits": (), "emu.errors": (), "emu.irq": (), "emu.clock": (), "emu.bus": (), "emu.watch": (),
     "emu.boards": (), "emu.disk_image": ("emu.disk.*",), "emu.disk": (), "emu.disk.*": ("emu.disk.*", "emu.errors"),
 }  # fmt: skip

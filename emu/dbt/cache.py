@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
@@ -65,7 +66,7 @@ class CodeCache:
         self._patience: dict[int, int] = {}  # how many of them put a page to sleep that was woken before
         self._limit = min(limit or backend.layout.code_size, backend.layout.code_size)
         self._next = backend.layout.code_start
-        self._blocks: dict[tuple[BlockMode, int, int], Block] = {}  # mode, linear, physical address of the first byte
+        self._blocks: defaultdict[BlockMode, dict[int, Block]] = defaultdict(dict)  # by the first byte's two addresses
         self._order: list[int] = []  # offsets of placements, ascending, for finding a block by host pc
         self._placements: list[Placement] = []
         self._pages: dict[int, set[Block]] = {}
@@ -77,7 +78,7 @@ class CodeCache:
     # -- finding -----------------------------------------------------------------------------------------------
 
     def find(self, mode: BlockMode, linear: int, physical: int) -> Block | None:
-        return self._blocks.get((mode, linear, physical))
+        return self._blocks[mode].get(physical << 64 | linear)
 
     def block_at(self, offset: int) -> Block | None:
         """The block whose code holds cache offset `offset`, valid or not."""
@@ -139,9 +140,9 @@ class CodeCache:
 
     def add(self, placement: Placement) -> None:
         """Have the blocks of a translation placed at `next_offset` found; the code follows by `install`."""
-        made, mode, blocks, counters = placement.translation, placement.mode, self._blocks, self.counters
+        made, blocks, counters = placement.translation, self._blocks[placement.mode], self.counters
         for block in placement.blocks:
-            blocks[mode, block.linear, block.physical] = block
+            blocks[block.physical << 64 | block.linear] = block
         self._order.append(placement.at)
         self._placements.append(placement)
         self._next += len(made.host)
@@ -188,14 +189,14 @@ class CodeCache:
 
     def _chain(self, placement: Placement, host: bytearray, follow: Follow) -> None:
         """Chain the direct exits of a translation whose code `host` is yet to be installed."""
-        at, mode, chained, find = placement.at, placement.mode, placement.chained, self._blocks.get
+        at, mode, chained, find = placement.at, placement.mode, placement.chained, self._blocks[placement.mode].get
         base = placement.linear - placement.translation.pc
         mask = 0xFFFFFFFFFFFFFFFF if mode.mode == 64 else 0xFFFFFFFF
         page, physical = placement.linear >> PAGE_SHIFT, placement.physical & -0x1000
         for parts, pc in placement.translation.direct_exits():
             linear = pc + base & mask
             if linear >> PAGE_SHIFT == page:
-                found = find((mode, linear, physical | linear & 0xFFF))
+                found = find((physical | linear & 0xFFF) << 64 | linear)
                 if found is None or found.split:
                     continue
             else:
@@ -266,9 +267,9 @@ class CodeCache:
 
     def _unlist(self, block: Block) -> None:
         """Have a block found no more; a stored translation may have brought another one of the same address."""
-        key = (block.mode, block.linear, block.physical)
-        if self._blocks.get(key) is block:
-            del self._blocks[key]
+        blocks, key = self._blocks[block.mode], block.physical << 64 | block.linear
+        if blocks.get(key) is block:
+            del blocks[key]
 
     def _part(self, above: Block, block: Block) -> None:
         """Turn the entry of a dropped block into an exit of the block that falls into it."""
@@ -345,7 +346,7 @@ class CodeCache:
             holders.add(block)
             start, end = block.spans[0]
             used[start - base : end - base] = b"\1" * (end - start)
-            if self._blocks.setdefault((block.mode, block.linear, start), block) is not block:
+            if self._blocks[block.mode].setdefault(start << 64 | block.linear, block) is not block:
                 changed.append(block)  # it was made anew meanwhile
             elif now[start - base : end - base] != then[start - base : end - base]:
                 changed.append(block)
