@@ -6,8 +6,8 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Objects more than before, at which Python looks for cyclic garbage among the new ones in a run. A boot of Linux with an
-# empty code cache makes 680,000 that stay, and a few hundred in cycles: to look at half a million took 80 ms.
+# Objects more than before, at which Python looks for cyclic garbage among the new ones in a run. A boot of Linux with
+# an empty code cache makes 680,000 that stay, and a few hundred in cycles: to look at half a million took 80 ms.
 _YOUNG = 1_000_000
 _MIDDLE = 40  # such looks before one at those that survived the first
 _OLD = 10_000  # looks at the middle-aged ones before one at all objects

@@ -47,12 +47,15 @@ class Placement:
         self.blocks: list[Block] = []
         self.count = 0
         append = self.blocks.append
-        for number, (size, count, start, entry, indirect, _, _) in enumerate(translation.outlines()):
+        for number, (size, count, start, entry, indirect, end, _) in enumerate(translation.outlines()):
             self.count += count
+            stop = physical + size
             table_entry = -1 if indirect == NONE else at + indirect
-            append(Block(self, number, mode, linear, physical, size, at + start, at + entry, table_entry))
+            append(Block(self, number, mode, linear, physical, stop, at + start, at + end, at + entry, table_entry))
             linear += size
-            physical += size
+            physical = stop
+        if second >= 0 or translation.ends_in_nothing:
+            self.blocks[-1].stop = self.spans[0][1]
 
     @property
     def spans(self) -> tuple[tuple[int, int], ...]:
@@ -86,15 +89,16 @@ class Placement:
 class Block:
     """A translated basic block: where it came from, where it lies in the cache, and who is chained to it.
 
-    It is block `number` of its `placement`. `linear` and `physical` are the addresses of the first of its `size` guest
-    bytes. `start`, `entry` (for chained and dispatched code) and `indirect_entry` (for jumps through a table, or -1)
-    are cache offsets. `incoming` are the exits of other blocks that are chained to it, by the offsets that identify
-    them, so that unlinking is exact; None stands for none.
+    It is block `number` of its `placement`. `linear` and `physical` are the addresses of its first guest byte, `stop`
+    is the physical address up to which it depends on what its first page holds. `start` and `end` (of its code,
+    without the stubs of direct exits), `entry` (for chained and dispatched code) and `indirect_entry` (for jumps
+    through a table, or -1) are cache offsets. `incoming` are the exits of other blocks that are chained to it, by the
+    offsets that identify them, so that unlinking is exact; None stands for none.
     """
 
     __slots__ = (
-        "_code", "_pieces", "_sites", "entry", "incoming", "indirect_entry", "linear", "mode", "number", "physical",
-        "placement", "size", "start", "valid",
+        "_code", "_pieces", "_sites", "end", "entry", "incoming", "indirect_entry", "linear", "mode", "number",
+        "physical", "placement", "start", "stop", "valid",
     )  # fmt: skip
 
     def __init__(
@@ -104,8 +108,9 @@ class Block:
         mode: BlockMode,
         linear: int,
         physical: int,
-        size: int,
+        stop: int,
         start: int,
+        end: int,
         entry: int,
         indirect_entry: int,
     ) -> None:
@@ -114,8 +119,9 @@ class Block:
         self.mode = mode
         self.linear = linear
         self.physical = physical
-        self.size = size
+        self.stop = stop
         self.start = start
+        self.end = end
         self.entry = entry
         self.indirect_entry = indirect_entry
         self.valid = True
@@ -140,6 +146,11 @@ class Block:
         return placement.translation.pc + self.linear - placement.linear & _MASK[self.mode.mode]
 
     @property
+    def size(self) -> int:
+        """Guest bytes."""
+        return self.placement.translation.outline_of(self.number).size
+
+    @property
     def count(self) -> int:
         """Guest instructions."""
         return self.placement.translation.outline_of(self.number).instructions
@@ -157,11 +168,8 @@ class Block:
     @property
     def spans(self) -> tuple[tuple[int, int], ...]:
         """The guest-physical byte ranges (start, end) that its instructions were read from, one a page."""
-        placement = self.placement
-        if self.number == len(placement.blocks) - 1:
-            first, *second = placement.spans
-            return (self.physical, first[1]), *second
-        return ((self.physical, self.physical + self.size),)
+        span = (self.physical, self.stop)
+        return (span, self.placement.spans[1]) if self.split else (span,)
 
     @property
     def above(self) -> Block | None:
@@ -172,11 +180,6 @@ class Block:
         return self.placement.blocks[before]
 
     # -- in the cache ------------------------------------------------------------------------------------------
-
-    @property
-    def end(self) -> int:
-        """The cache offset behind its code; the stubs of its direct exits lie elsewhere."""
-        return self.placement.at + self.placement.translation.outline_of(self.number).end
 
     def links(self) -> list[int]:
         """The offsets that identify its direct exits."""

@@ -305,7 +305,7 @@ class CodeCache:
         """Drop the blocks of a page that were made from bytes of [low, high); returns how many."""
         dropped = 0
         for block in list(self._pages.get(page, ())):
-            if any(start < high and low < end for start, end in block.spans):
+            if (block.physical < high and low < block.stop) or (block.split and _meet(block.spans[1], low, high)):
                 self.invalidate(block)
                 dropped += 1
         return dropped
@@ -344,7 +344,7 @@ class CodeCache:
         for block in blocks:
             block.valid = True
             holders.add(block)
-            start, end = block.spans[0]
+            start, end = block.physical, block.stop
             used[start - base : end - base] = b"\1" * (end - start)
             if self._blocks[block.mode].setdefault(start << 64 | block.linear, block) is not block:
                 changed.append(block)  # it was made anew meanwhile
@@ -373,3 +373,7 @@ class CodeCache:
         self._patience.clear()
         self._sites.clear()
         self.counters.flushes += 1
+
+
+def _meet(span: tuple[int, int], low: int, high: int) -> bool:
+    return span[0] < high and low < span[1]

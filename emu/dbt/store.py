@@ -71,15 +71,22 @@ class Translation:
         marks = bytearray(len(host))
         for place in fixups:
             marks[place] = 1
-        outline, links = array("H"), array("Q")
-        for number, code in enumerate(codes):
+        outline = array("H")
+        for code in codes:
             indirect = NONE if code.indirect_entry < 0 else code.indirect_entry
-            outline.extend(
-                (len(code.raw), len(code.sizes), code.start, code.entry, indirect, code.end, code.falls_through)
-            )
-            for behind, kind, index, target, patch_at, _ in code.exits:
-                if kind == SiteKind.LINK:
-                    links.extend((behind | patch_at << 16 | index << 32 | number << 48, target))
+            words = (len(code.raw), len(code.sizes), code.start, code.entry, indirect, code.end, code.falls_through)
+            outline.extend(words)
+        direct = int(SiteKind.LINK)
+        links = array(
+            "Q",
+            [
+                word
+                for number, code in enumerate(codes)
+                for behind, kind, index, target, patch_at, _ in code.exits
+                if kind == direct
+                for word in (behind | patch_at << 16 | index << 32 | number << 48, target)
+            ],
+        )
         raw = b"".join([code.raw for code in codes])
         made = cls(key, (codes[0].pc, raw, host, bytes(marks), outline.tobytes(), links.tobytes(), b"", (), 0))
         made._codes = codes
