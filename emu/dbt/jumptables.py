@@ -177,15 +177,22 @@ class JumpTables:
         table = self._user_table(mode) if mode.user else self._tables.get(_shared(mode))
         return table is not None and table.taken(block.pc + self.salt(mode))
 
-    def look_up_again(self, block: Block, place: int, difference: int) -> bool:
-        """A lookup by code of `block` failed; True where it finds its target now.
+    def wanted(self, mode: BlockMode, place: int, difference: int) -> int:
+        """The target of a lookup by code of a mode that failed, with its `salt`.
 
         `place` is the host address that it looked at, and `difference` what it found there (`isa.x86.incache`).
         """
-        mode, layout = block.mode, self._backend.layout
-        table = self._user_table(mode) if mode.user else self._tables[_shared(mode)]
+        layout = self._backend.layout
         place -= layout.data_base[mode.mode] + (layout.user_data if mode.user else 0)
-        return table.fetch(table.wanted(place, difference, mode.mode == 64))
+        return self._present(mode).wanted(place, difference, mode.mode == 64)
+
+    def fetch(self, mode: BlockMode, target: int) -> bool:
+        """Let code of a mode find a target again that lost its place; False where it was never put there."""
+        return self._present(mode).fetch(target)
+
+    def _present(self, mode: BlockMode) -> JumpTable:
+        """The table that code of a mode looks at, which has run."""
+        return self._user_table(mode) if mode.user else self._tables[_shared(mode)]
 
     def forget_user_targets(self, spaces: set[int] | None = None) -> None:
         """Empty the jump tables of user code, all of them or those of some address spaces."""

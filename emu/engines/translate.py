@@ -23,14 +23,15 @@ from isa.x86 import msr
 from isa.x86.code import Piece, Site, SiteKind
 from isa.x86.cpu import Cpu
 from isa.x86.emit import BUDGET, KERNEL_GS, PENDING, SELECTORS, SPILL, VIRTUAL_IF
-from isa.x86.incache import LOOKUP_END, LOOKUP_SPILLS
+from isa.x86.incache import LOOKUP_END, LOOKUP_END_64, LOOKUP_SPILLS
 from isa.x86.interp import Interpreter
 from isa.x86.native import misaligned, unmasks
 from isa.x86.operands import Op
 from isa.x86.rewrite import BlockMode, ends_block, traits
+from isa.x86.segments import canonical
 from isa.x86.segmoves import set_base
 from isa.x86.sensitive import CHANGES_OF_BASES, IN_CACHE
-from isa.x86.state import AC, ARITH, CR4_TSD, DF, DS, ES, FS, GS, ID, IF, NT, PAGE_FAULT, RAX, RCX, RDX, RF, SS, TF
+from isa.x86.state import AC, ARITH, CR4_TSD, CS, DF, DS, ES, FS, GS, ID, IF, NT, PAGE_FAULT, RAX, RCX, RDX, RF, SS, TF
 from isa.x86.views import Modes
 
 _MACHINE_FLAGS = ARITH | DF | NT | AC | ID  # live in the backend's flags register while translated code runs
@@ -335,17 +336,22 @@ class TranslateEngine:
         if trap.vector == PAGE_FAULT and trap.cr2 in self._backend.layout.void.values():
             found = self.cache.site(trap.pc)
             if found is not None and found[1].kind is SiteKind.LOOKUP:
-                if self._look_up_again(found[0]):
+                if self._look_up_again(found[0].mode):
                     self._counters.exits["link"] += 1
                     return trap.pc
                 return self._looked_up(*found)
+            if LOOKUP_END_64.match(self._backend.code, trap.pc):
+                known = self.cache.block_at(trap.pc)
+                if known is not None and known.mode.mode == 64 and self._look_up_again(known.mode):
+                    self._counters.exits["indirect"] += 1
+                    return trap.pc
         block_hit = self.cache.block_at(trap.pc)
         if block_hit is None:
             raise RuntimeError(f"trap {trap.vector} at cache offset {trap.pc:#x}, where no block lies")
         index = block_hit.piece_at(trap.pc)
         if trap.vector == PAGE_FAULT:
             if trap.cr2 == self._backend.layout.void[block_hit.mode.mode]:
-                if self._at_lookup(block_hit, index, trap.pc) and self._look_up_again(block_hit):
+                if self._at_lookup(block_hit, index, trap.pc) and self._look_up_again(block_hit.mode):
                     self._counters.exits["indirect"] += 1
                     return trap.pc
                 return self._indirect(block_hit, index, trap.pc)
@@ -373,17 +379,37 @@ class TranslateEngine:
         code = self._backend.code
         return bytes(code[at : at + len(LOOKUP_END)]) == LOOKUP_END and block.pieces[index].insn.flow in _LOOKED_UP
 
-    def _look_up_again(self, block: Block) -> bool:
-        """A jump table had no entry: True where its target is known, and only lost its place to another one.
+    def _look_up_again(self, mode: BlockMode) -> bool:
+        """A jump table had no entry: True where it has one now.
 
         The lookup then goes on as if it had found it: with no difference in RCX.
         """
-        regs = self._lookup_regs
+        regs, tables = self._lookup_regs, self.cache.tables
         self._backend.pull(regs)
-        if not self.cache.tables.look_up_again(block, regs[RDX], regs[RCX]):
+        target = tables.wanted(mode, regs[RDX], regs[RCX])
+        if not (tables.fetch(mode, target) or (self._make_target(mode, target) and tables.fetch(mode, target))):
             return False
-        regs[RCX] = 0
-        self._backend.push(regs, None)
+        self._backend.set_register(RCX, 0)
+        return True
+
+    def _make_target(self, mode: BlockMode, target: int) -> bool:
+        """Translate the target of a jump by code that runs, and publish it.
+
+        False where the jump must be executed by the interpreter: it may fault, or the monitor is waited for.
+        """
+        cpu, finder = self._cpu, self._finder
+        legal = canonical(target) if mode.mode == 64 else mode.mode == 32 and cpu.segs[CS].limit == _M32
+        if not legal or finder.stale or cpu.stop_requested or self._interrupted or self._observe is not None:
+            return False
+        flushes = self.cache.counters.flushes
+        try:
+            found = finder.find(mode, target)
+        except GuestFault:
+            return False
+        if found is None or self.cache.counters.flushes != flushes:
+            return False
+        self._counters.dispatches += 1
+        finder.translator.publish(found)
         return True
 
     def _callout(self, block: Block, index: int, behind: int) -> int:

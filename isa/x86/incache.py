@@ -5,6 +5,7 @@ None of them changes a flag that the guest could still see: comparisons are made
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,6 +18,12 @@ from isa.x86.state import AC, IF, IOPL, NT, RCX, RDX, RSI, RSP, TF
 LOOKUP_SPILLS: Final = ((RCX, 0), (RDX, 1), (RSI, 2))
 LOOKUP_END: Final = b"\xf3\xac"  # the instruction that ends `lookup`, REP LODSB; it faults where nothing was found
 FAULT_SIZE: Final = len(LOOKUP_END)
+# In 64-bit code, LOOKUP_END and what comes behind it: drop_stack or push_constant, and jump_to_found, which is never a
+# copy of a guest's instruction.
+LOOKUP_END_64: Final = re.compile(
+    LOOKUP_END + rb"(?:\x48\x8d\xa4\x24.{4}|\x68.{4}(?:\xc7\x44\x24\x04.{4})?)?\xff\xa2"
+    + re.escape((TABLE_SLOTS * 8).to_bytes(4, "little")), re.DOTALL,
+)  # fmt: skip
 _BASES_SPILLS: Final = ((RCX, 0), (RDX, 1))
 _SWAPGS_SIZE: Final = 3
 _BASE_SIZE: Final = 4  # of RDFSBASE and its like, without a REX prefix; other prefixes are left to the interpreter

@@ -738,6 +738,26 @@ def test_the_time_can_be_kept_from_user_code(make: Make, kind: str) -> None:
     assert (out.vector, out.error, out.pc) == (13, 0, LONG_ORG)
 
 
+def test_a_jump_to_code_that_is_not_translated_is_made_by_the_machine(make: Make) -> None:
+    text = "mov eax, offset; call rax; call rax; hlt".replace("offset", f"{LONG_ORG + 0x20:#x}")
+    world = long_world(make, "translate", text)
+    world.memory.write_bytes(LONG_ORG + 0x20, raw("inc ebx; ret", 64, LONG_ORG + 0x20))
+    assert world.run() == Halt(False)
+    counters = world.engine.counters()
+    assert (world.cpu.regs[RBX], world.cpu.retired, counters.emulated) == (2, 8, 1)  # the HLT
+    assert counters.exits["indirect"] >= 1
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+@pytest.mark.parametrize("text", ["push rax; ret", "push rbx; jmp rax", "push rbx; call rax"])
+def test_a_jump_to_no_address_faults_where_it_is(make: Make, kind: str, text: str) -> None:
+    world = long_world(make, kind, f"mov rax, 0x800000000000; {text}")
+    out = world.run()
+    assert isinstance(out, Fault)
+    assert (out.vector, out.error, out.pc) == (13, 0, LONG_ORG + 11)
+    assert (world.cpu.regs[RSP], world.cpu.retired) == (0x9F000 - 8, 2)
+
+
 def test_what_is_no_instruction_may_become_one(make: Make) -> None:
     """Its bytes are written anew, from the second on: what was translated first must not be taken again."""
     world = make()
