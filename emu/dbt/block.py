@@ -16,7 +16,6 @@ from isa.x86.rewrite import BlockMode
 
 _INT = struct.Struct("<i")
 _KINDS = tuple(SiteKind)
-_MASK = {16: 0xFFFFFFFF, 32: 0xFFFFFFFF, 64: 0xFFFFFFFFFFFFFFFF}
 
 
 class Placement:
@@ -142,8 +141,10 @@ class Block:
     @property
     def pc(self) -> int:
         """The offset in CS of its first byte."""
+        if self.mode.mode == 64:
+            return self.linear
         placement = self.placement
-        return placement.translation.pc + self.linear - placement.linear & _MASK[self.mode.mode]
+        return placement.translation.pc + self.linear - placement.linear & 0xFFFFFFFF
 
     @property
     def size(self) -> int:

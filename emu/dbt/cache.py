@@ -71,7 +71,7 @@ class CodeCache:
         self._placements: list[Placement] = []
         self._pages: dict[int, set[Block]] = {}
         self._bytes: dict[int, bytearray] = {}  # page -> 1 for every byte some block was made from
-        self._sites: dict[int, tuple[Block, Site]] = {}  # those that were asked for
+        self._sites: dict[int, tuple[Block, Site] | None] = {}  # where somebody asked for one
         self.tables = JumpTables(backend)
         self.counters = CacheCounters()
 
@@ -91,16 +91,18 @@ class CodeCache:
 
     def site(self, behind: int) -> tuple[Block, Site] | None:
         """The exit that is identified by cache offset `behind`, with its block."""
-        found = self._sites.get(behind)
-        if found is None:
-            placement = self._placement_of(behind)
-            if placement is not None and not placement.opened:
-                found = placement.link(behind)
-                if found is not None:
-                    self._sites[behind] = found
-                else:
-                    self._open(placement)
-                    found = self._sites.get(behind)
+        try:
+            return self._sites[behind]
+        except KeyError:
+            found = None
+        placement = self._placement_of(behind)
+        if placement is not None and not placement.opened:
+            found = placement.link(behind)
+            if found is None:
+                self._open(placement)
+                found = self._sites.get(behind)
+        if behind <= self._next:  # no exit will come there
+            self._sites[behind] = found
         return found
 
     def _open(self, placement: Placement) -> None:
