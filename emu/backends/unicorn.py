@@ -345,9 +345,9 @@ class UnicornBackend:
     def set_root(self, physical: int) -> None:
         # At once: when code is patched the machine looks for it by its present tables, and the old ones may be gone.
         self._word.value = physical
-        self._write(self._handle, ux.UC_X86_REG_CR3, self._word_at)
+        self._write(self._handle, ux.UC_X86_REG_CR3, self._word_at)  # which flushes the TLB
         _WORD.pack_into(self._buffer, self._at.root, physical)
-        self._tlb_stale = True
+        self._tlb_stale = False
 
     def flush_tlb(self) -> None:
         self._tlb_stale = True
