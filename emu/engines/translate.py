@@ -7,7 +7,6 @@ block's pieces, so the guest's state is exact at every exit.
 
 from __future__ import annotations
 
-import functools
 import struct
 from collections.abc import Callable
 
@@ -47,17 +46,12 @@ _LOOKED_UP = (Flow.RETURN, Flow.INDIRECT_JUMP, Flow.INDIRECT_CALL)
 _M32 = 0xFFFFFFFF
 
 
-@functools.lru_cache(maxsize=256)
-def _long_view(level: int, smap: bool, fs: int, gs: int) -> View:
-    return View(64, level, True, (0, 0, 0, 0, fs, gs), smap)
-
-
 def _view(cpu: Cpu, mode: BlockMode) -> View:
     """How the machine must show segments and privilege: guest CPL 0 to 2 runs at CPL 1 (ring compression)."""
     segs = cpu.segs
     level, smap = (3, False) if mode.user else (1, cpu.smap)
     if mode.mode == 64:
-        return _long_view(level, smap, segs[FS].base, segs[GS].base)
+        return View(64, level, True, (0, 0, 0, 0, segs[FS].base, segs[GS].base), smap)
     gs = 0 if mode.through_gs else segs[GS].base
     bases = (segs[ES].base, 0, segs[SS].base, segs[DS].base, segs[FS].base, gs)
     return View(mode.mode, level, mode.stack32, bases, smap)
