@@ -20,7 +20,8 @@ from isa.x86.rewrite import BlockMode
 _MODE_FIELDS: Final = tuple(field.name for field in fields(BlockMode) if field.name != "plain")
 _OUTLINE: Final = struct.Struct("=7H")
 _IDLE: Final = 4  # runs in a row that a saved translation may go without being used
-_MOST: Final = 96 << 20  # bytes of code kept in memory, the guest's and the host's
+_MOST: Final = 256 << 20  # bytes of what is kept in memory: of code, the guest's and the host's ...
+_RECORD: Final = 4096  # ... and of each translation's records, about
 
 LINK_SIZE: Final = 16  # bytes of a direct exit in `Translation.links`
 NONE: Final = 0xFFFF  # in an outline: the block has no entry for jumps through a table
@@ -163,7 +164,7 @@ class TranslationStore:
         return None
 
     def add(self, translation: Translation) -> None:
-        self._bytes += len(translation.raw) + len(translation.host)
+        self._bytes += len(translation.raw) + len(translation.host) + _RECORD
         if self._bytes > _MOST:
             return
         self._by_pc.setdefault((translation.key, translation.pc), []).append(translation)
