@@ -127,6 +127,12 @@ DISAGREEMENTS: Final = (
         situations.control_word,
     ),
     Disagreement(
+        "x87 summary",
+        "Unicorn loads the summary and busy bits of a status word; the CPU makes them (SDM vol. 1, 8.1.3.3)",
+        BOTH,
+        situations.summary,
+    ),
+    Disagreement(
         "push of a segment",
         "the upper half of the operand is written or left alone (SDM vol. 2, PUSH)",
         BOTH,

@@ -142,6 +142,11 @@ def control_word(s: Situation) -> Fields:
     return ("fcw",) if loads and not s.bits("fcw") & ~0xE0C0 else ()
 
 
+def summary(s: Situation) -> Fields:
+    loads = s.insn.modrm < 0xC0 and s.insn.opcode in (0xD9, 0xDD) and s.insn.reg_field == 4
+    return ("fsw",) if loads and not s.bits("fsw") & ~0x8080 else ()
+
+
 def push_segment(s: Situation) -> Fields:
     op = s.insn.opcode
     pushes = op in (0x06, 0x0E, 0x16, 0x1E, 0x0FA0, 0x0FA8)
