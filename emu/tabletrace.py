@@ -28,11 +28,6 @@ class TableTraces:
         self._traced: dict[int, list[Table]] = {}  # by page number; what these know is what the guest's memory holds
         self._patience: dict[int, int] = {}  # by page number, where a trace was ended by a write
 
-    @property
-    def traced(self) -> int:
-        """Guest tables with a write trace."""
-        return len(self._traced)
-
     def add(self, table: Table, length: int) -> None:
         """A new shadow table was made from `length` bytes of a guest's table."""
         self._entries.copy(table, length)

@@ -355,7 +355,7 @@ class UnicornBackend:
     # -- registers ---------------------------------------------------------------------------------------------
 
     def set_view(self, view: View) -> None:
-        if (view is self._view or view == self._view) and (view.mode != 64 or self.bases() == view.bases[FS:]):
+        if view == self._view and (view.mode != 64 or self.bases() == view.bases[FS:]):
             return
         self._view = view
         self._base = self.layout.code_base[view.mode]

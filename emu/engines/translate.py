@@ -334,21 +334,17 @@ class TranslateEngine:
                     self._counters.exits["link"] += 1
                     return trap.pc
                 return self._looked_up(*found)
-            if LOOKUP_END_64.match(self._backend.code, trap.pc):
-                known = self.cache.block_at(trap.pc)
-                if known is not None and known.mode.mode == 64 and self._look_up_again(known.mode):
-                    self._counters.exits["indirect"] += 1
-                    return trap.pc
         block_hit = self.cache.block_at(trap.pc)
         if block_hit is None:
             raise RuntimeError(f"trap {trap.vector} at cache offset {trap.pc:#x}, where no block lies")
+        at_void = trap.vector == PAGE_FAULT and trap.cr2 == self._backend.layout.void[block_hit.mode.mode]
+        if at_void and self._at_lookup(block_hit, trap.pc) and self._look_up_again(block_hit.mode):
+            self._counters.exits["indirect"] += 1
+            return trap.pc
         index = block_hit.piece_at(trap.pc)
+        if at_void:
+            return self._indirect(block_hit, index, trap.pc)
         if trap.vector == PAGE_FAULT:
-            if trap.cr2 == self._backend.layout.void[block_hit.mode.mode]:
-                if self._at_lookup(block_hit, index, trap.pc) and self._look_up_again(block_hit.mode):
-                    self._counters.exits["indirect"] += 1
-                    return trap.pc
-                return self._indirect(block_hit, index, trap.pc)
             linear = trap.cr2 if block_hit.mode.mode == 64 else trap.cr2 & _M32
             if self._cpu.smap and not block_hit.mode.user:
                 self._cpu.set_ac(self._backend.flags())
@@ -368,10 +364,14 @@ class TranslateEngine:
         behind = pieces[index + 1].start if index + 1 < len(pieces) else -1
         return self._emulate_or_defer(block_hit, index, behind)
 
-    def _at_lookup(self, block: Block, index: int, at: int) -> bool:
+    def _at_lookup(self, block: Block, at: int) -> bool:
         """True for the instruction that ends a lookup; a guest's own access may meet the void address too."""
         code = self._backend.code
-        return bytes(code[at : at + len(LOOKUP_END)]) == LOOKUP_END and block.pieces[index].insn.flow in _LOOKED_UP
+        if block.mode.mode == 64:  # what is behind it tells, so that nothing of the block need be unpacked
+            return LOOKUP_END_64.match(code, at) is not None
+        if bytes(code[at : at + len(LOOKUP_END)]) != LOOKUP_END:
+            return False
+        return block.pieces[block.piece_at(at)].insn.flow in _LOOKED_UP
 
     def _look_up_again(self, mode: BlockMode) -> bool:
         """A jump table had no entry: True where it has one now.
