@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import re
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -81,6 +83,10 @@ class MachineConfig:
             fill(self, "mode", bundled.mode)
         if self.org is None and bundled.format == "flat":  # the other formats carry their address
             fill(self, "org", bundled.org)
+
+    def entropy(self, use: str) -> Callable[[int], bytes]:
+        """What gives so many random bytes; for each `use` the same ones in every deterministic run."""
+        return random.Random(use).randbytes if self.deterministic else os.urandom
 
     def validate(self) -> None:
         """Raise UsageError for an absurd option, GuestFileError for an initrd or disk that is no readable file."""

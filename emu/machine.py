@@ -39,6 +39,7 @@ from isa.x86.state import RDX
 _PANIC_CODE = 14
 _MANY_BLOCKS = 10_000
 _MANY_REMAINS = 16
+_SEED = 32  # bytes: the whole state of the generator of Linux
 
 Output = Callable[[bytes], None]
 
@@ -173,6 +174,7 @@ class Machine:
             initrd=initrd,
             boot_stub=config.boot_stub,
             rsdp=rsdp or 0,
+            seed=config.entropy("boot")(_SEED),
         )
         return load(image, self.memory, self.state, options)
 

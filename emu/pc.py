@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
-import random
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -180,7 +178,7 @@ class Pc:
             console = VirtioConsole(self._outlets.virtio)
             cards.add(console)
         if self._drives.virtio is not None or console is not None or self._linux:
-            cards.add(VirtioRng(random.Random(0).randbytes if config.deterministic else os.urandom))
+            cards.add(VirtioRng(config.entropy("virtio")))
         return console
 
     def _line(self, number: int) -> IrqLine:

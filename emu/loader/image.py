@@ -53,7 +53,7 @@ class LoadOptions:
 
     `mode` is 16, 32 or 64; `org` the address of a flat binary; `append` the command line; `initrd` the first module.
     `boot_stub` lets a bzImage unpack its kernel itself. `rsdp` is the guest-physical address of the ACPI tables' root,
-    0 where there are none.
+    0 where there are none. `seed` is what the guest's random generator starts from, where it can be told.
     """
 
     format: str | None = None
@@ -63,6 +63,7 @@ class LoadOptions:
     initrd: bytes | None = field(default=None, repr=False)
     boot_stub: bool = False
     rsdp: int = 0
+    seed: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ A bzImage is a boot stub around a packed ELF kernel. The kernel is unpacked here
 that the guest starts where the stub would have jumped to; it lies where it was linked to lie, hence without KASLR. The
 stub itself runs where that is asked for and where nothing is packed in the image (memtest86+).
 
-10000  boot_params ("zero page"), or the real-mode code      20000  command line
+10000  boot_params ("zero page"), or the real-mode code      11000  random seed      20000  command line
 100000  boot stub, or at its preferred address
 """
 
@@ -169,7 +169,7 @@ def _start_stub(
     params = zeropage.build(memory, _setup(image), header.load_address, options.rsdp)
     floor = header.load_address + header.memory_needed
     zeropage.place_initrd(image, memory, params, options.initrd, floor, header.initrd_max)
-    zero_page = zeropage.finish(image, memory, params, options.append, header.command_line_max)
+    zero_page = zeropage.finish(image, memory, params, options, header.command_line_max)
     entry = header.load_address + (ENTRY_64 if bits == 64 else 0)
     _enter(memory, state, bits, entry, zero_page)
     return LoadedGuest("linux", entry, SymbolTable(), f"{header.protocol()}, {bits}-bit entry")
@@ -232,7 +232,7 @@ def _start_kernel(
     initrd_max, command_line_max = limits
     elf.place_segments(image, memory, executable, executable.bits, lowest=MIB)
     zeropage.place_initrd(image, memory, params, options.initrd, executable.end(), initrd_max)
-    zero_page = zeropage.finish(image, memory, params, options.append, command_line_max)
+    zero_page = zeropage.finish(image, memory, params, options, command_line_max)
     _enter(memory, state, executable.bits, executable.entry, zero_page)
     return LoadedGuest("linux", executable.entry, executable.symbols(image.data), about)
 

@@ -1,6 +1,6 @@
 """Builds boot_params, the "zero page" in which Linux is told of its machine (Documentation/arch/x86/zero-page.rst).
 
-10000  boot_params      20000  command line; the initrd lies as high as the kernel allows
+10000  boot_params      11000  random seed      20000  command line; the initrd lies as high as the kernel allows
 """
 
 from __future__ import annotations
@@ -8,17 +8,21 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-from emu.loader.image import GuestImage, place_high
+from emu.loader.image import GuestImage, LoadOptions, place_high
 from emu.memory import MIB, PAGE, GuestMemory
 
 ZERO_PAGE: Final = 0x10000
+SEED: Final = 0x11000
 COMMAND_LINE: Final = 0x20000
 COMMAND_LINE_LIMIT: Final = 0x10000 - 1  # characters, so that it ends below 30000h
 
 # Offsets of setup-header fields, in a bzImage and in boot_params alike (Documentation/arch/x86/boot.rst).
 SETUP: Final = 0x1F1
 SETUP_LIMIT: Final = 0x290  # where boot_params has other fields
-_VID_MODE, _TYPE_OF_LOADER, _CODE32_START, _RAMDISK_IMAGE, _CMD_LINE_PTR = 0x1FA, 0x210, 0x214, 0x218, 0x228
+_VID_MODE, _VERSION, _TYPE_OF_LOADER, _CODE32_START, _RAMDISK_IMAGE = 0x1FA, 0x206, 0x210, 0x214, 0x218
+_CMD_LINE_PTR, _SETUP_DATA = 0x228, 0x250
+_SETUP_DATA_SINCE: Final = 0x209
+_RNG_SEED: Final = 9  # type of a struct setup_data: since Linux 6.0, older kernels pass it over
 # Offsets of the other fields.
 _SCREEN_INFO, _ACPI_RSDP_ADDR, _ALT_MEM_K, _E820_ENTRIES, _E820_TABLE = 0x000, 0x070, 0x1E0, 0x1E8, 0x2D0
 
@@ -65,8 +69,17 @@ def place_command_line(image: GuestImage, memory: GuestMemory, append: str, limi
     return COMMAND_LINE
 
 
-def finish(image: GuestImage, memory: GuestMemory, params: bytearray, append: str, limit: int) -> int:
-    """Place the command line and the zero page that names it; returns the zero page's address."""
-    struct.pack_into("<I", params, _CMD_LINE_PTR, place_command_line(image, memory, append, limit))
+def _place_seed(memory: GuestMemory, params: bytearray, seed: bytes) -> None:
+    """Give the kernel's random generator a start, where its boot protocol knows how (boot.rst, struct setup_data)."""
+    if struct.unpack_from("<H", params, _VERSION)[0] >= _SETUP_DATA_SINCE:
+        memory.write_bytes(SEED, struct.pack("<QII", 0, _RNG_SEED, len(seed)) + seed)
+        struct.pack_into("<Q", params, _SETUP_DATA, SEED)
+
+
+def finish(image: GuestImage, memory: GuestMemory, params: bytearray, options: LoadOptions, limit: int) -> int:
+    """Place the random seed, the command line and the zero page that names them; returns the zero page's address."""
+    if options.seed:
+        _place_seed(memory, params, options.seed)
+    struct.pack_into("<I", params, _CMD_LINE_PTR, place_command_line(image, memory, options.append, limit))
     memory.write_bytes(ZERO_PAGE, params)
     return ZERO_PAGE

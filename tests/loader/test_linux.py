@@ -61,6 +61,15 @@ def test_boot_params(loading: Loading, samples: Any) -> None:
     assert (field(one, 6, 1), field(one, 7, 1), field(one, 14, 1), field(one, 15, 1)) == (3, 80, 25, 1)
 
 
+def test_a_random_seed_is_passed_to_kernels_that_take_one(loading: Loading, samples: Any) -> None:
+    seed = bytes(range(32))
+    one = loading(samples.linux(), seed=seed)
+    data = field(one, 0x250, 8)
+    assert one.memory.read_bytes(data, 16 + len(seed)) == struct.pack("<QII", 0, 9, len(seed)) + seed
+    assert field(loading(samples.linux()), 0x250, 8) == 0
+    assert field(loading(samples.linux(version=0x208), seed=seed), 0x250, 8) == 0
+
+
 def test_the_initrd_stays_below_its_limit(loading: Loading, samples: Any) -> None:
     one = loading(samples.linux(initrd_max=0x3FFFFF), initrd=bytes(4096))
     assert field(one, 0x218, 4) == 0x3FF000
