@@ -84,10 +84,12 @@ class GuestEntries:
         """Have a shadow table know all entries as they are now; the slots of those that the guest changed."""
         start, kept = self._start(table), table.entries
         now = bytes(self._memory.ram[start : start + len(kept)])
-        changed: list[int] = []
+        if now == kept:
+            return []
+        unpack, width = _ENTRY[self.width].unpack_from, self.width
+        changed = self._again(table, now)
         if now == kept:
             return changed
-        unpack, width = _ENTRY[self.width].unpack_from, self.width
         parts = [(0, len(kept))]  # in each of which something is different
         while parts:
             low, high = parts.pop()
@@ -104,4 +106,18 @@ class GuestEntries:
             if lower:
                 parts.append((low, middle))
         table.entries[:] = now
+        table.changed = changed[:GROUP]
+        return changed
+
+    def _again(self, table: Table, now: bytes) -> list[int]:
+        """Have a shadow table know the entries that changed the last time; the slots of those that did again."""
+        kept, width, changed = table.entries, self.width, []
+        unpack = _ENTRY[width].unpack_from
+        for slot in table.changed:
+            at = slot * width
+            old, new = unpack(kept, at)[0], unpack(now, at)[0]
+            if old != new:
+                kept[at : at + width] = now[at : at + width]
+                if differs(old, new):
+                    changed.append(slot)
         return changed

@@ -72,24 +72,26 @@ class ShadowMmu:
             self._place_window()
             self._drop_all()
             return True
+        base = self._spaces.base()
+        switched = self._spaces.find(base) is not self.space
+        pages = self._spaces.remembered() if switched else None
         for table, slots in self.traces.changes():
             self.tables.lose(table, slots)
             if table.shift == 12 and len(slots) <= _FEW:  # made to be used at once, as to patch code through
                 for slot in slots:
-                    self._fill_neighbours(table, slot)
-        base = self._spaces.base()
-        switched = self._spaces.find(base) is not self.space
+                    if self._entries.now(table, slot) & PTE_P:
+                        self._fill_neighbours(table, slot)
         if (switched or self.window.touched) and self._place_window():
             self._drop_all()
             return True
         if switched:
             try:
-                self._spaces.enter(base)
+                self._spaces.enter(base, pages)
             except TablesFull:
                 self._drop_all()
         elif self.tables.stale:
             self._backend.flush_tlb()
-        self.tables.stale = False
+        self.tables.stale = 0
         return switched
 
     def written(self, gpa: int, size: int) -> bool:
@@ -138,22 +140,12 @@ class ShadowMmu:
             return 0
         return entries.now(top, entries.slot(top, linear)) & ~ACCESSED_DIRTY
 
-    def _compare_below(self, table: Table) -> None:
-        """A table that is known comes to serve another table: what it was changed to meanwhile needed no flush.
-
-        A CPU remembers tables by the addresses they serve; for those it never saw this one (SDM vol. 3, 4.10.2).
-        """
-        if table.gpa >= 0 and (table.live or table.code):
-            self.tables.lose(table, self._entries.compare(table))
-            for child in list(table.children.values()):
-                self._compare_below(child)
-
     def _drop_all(self) -> None:
         self._spaces.close_all()
         self.tables.lost.clear()
         self.changed_everywhere = True
         self._spaces.enter(self._spaces.base())
-        self.tables.stale = False
+        self.tables.stale = 0
 
     # -- the way to a page -------------------------------------------------------------------------------------
 
@@ -189,7 +181,7 @@ class ShadowMmu:
             shift, role = (12, "") if table.shift in (21, 22) else (table.shift - 9, self._spaces.role(table, linear))
             child = self._spaces.table(gpa, shift, rights, role)
             if table.children.get(word) is not child:
-                self._compare_below(child)
+                self._spaces.compare_below(child)
             if table.shift == 22:
                 word &= -2
                 self._refer(table, word + 1, child, 1)
@@ -237,7 +229,7 @@ class ShadowMmu:
     def _flush_stale(self) -> None:
         if self.tables.stale:
             self._backend.flush_tlb()
-            self.tables.stale = False
+            self.tables.stale = 0
 
     def _fill(self, linear: int, mapping: paging.Mapping, rights: int) -> bool:
         if not self._entries.width:
@@ -324,10 +316,14 @@ class ShadowMmu:
             self._flush_stale()
         return page
 
+    def known_code_page(self, linear: int, user: bool) -> int:
+        """As `code_page`, but -1 where that was not asked for before."""
+        return self.space.code_pages.get(self._code_key(linear, user), -1)
+
     def used_code_page(self, linear: int, user: bool) -> int:
         """As `code_page`, but -1 where the fetch would fault or set an A bit."""
-        page = self.space.code_pages.get(self._code_key(linear, user))
-        if page is not None:
+        page = self.known_code_page(linear, user)
+        if page >= 0:
             return page
         return self.code_page(linear, user) if paging.fetched_before(self._cpu, linear, user) else -1
 

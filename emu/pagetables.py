@@ -10,7 +10,7 @@ from typing import Final
 
 PRESENT, WRITE, USER, LARGE, NO_EXECUTE = 1, 2, 4, 1 << 7, 1 << 63
 ACCESSED_DIRTY: Final = 0x60
-OPEN: Final = PRESENT | WRITE | USER  # of an entry that names a table: the rights are those of the leaf
+OPEN: Final = PRESENT | WRITE | USER | 0x20  # of an entry that names a table (A is set): the rights are the leaf's
 ADDRESS: Final = 0x000F_FFFF_FFFF_F000
 WORDS: Final = 512  # of a table
 _PAGE: Final = 0x1000

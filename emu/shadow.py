@@ -7,7 +7,7 @@ way to the monitor's window for 32-bit code, whose entries (`preset`) come back 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from emu.pagetables import ACCESSED_DIRTY, ADDRESS, LARGE, NO_EXECUTE, OPEN, PRESENT, WORDS, WRITE, TableMemory
@@ -15,7 +15,17 @@ from emu.pagetables import ACCESSED_DIRTY, ADDRESS, LARGE, NO_EXECUTE, OPEN, PRE
 CodeKey = tuple[int, int]  # linear page number, and for user code the number of its address space, else 0
 LEAF: Final = PRESENT | ACCESSED_DIRTY | NO_EXECUTE
 REGION: Final = 21  # binary logarithm of what a large entry maps
+LOWER, UPPER = 1, 2  # halves of the addresses
+ROOT: Final = 39  # shift of a 4-level root, each of whose halves stands for one
 _NONE: Final[Mapping[int, int]] = {}
+
+
+def _numbers(bits: int) -> Iterator[int]:
+    """The numbers of the bits that are set."""
+    while bits:
+        lowest = bits & -bits
+        yield lowest.bit_length() - 1
+        bits ^= lowest
 
 
 class TablesFull(Exception):
@@ -27,12 +37,14 @@ class Table:
 
     `gpa` is the guest's table, or -1 for a part of a larger page, which begins at `frame`. `rights` are WRITE and USER
     as granted down to here. `entries` holds the guest's entries as they were when the shadow was made from them; it is
-    right for the slots in use. `code` has, by guest slot, the pages whose code was looked up through it.
+    right for the slots in use; `changed` are the slots in which they differed when they were last compared. `code` has,
+    by guest slot, the pages whose code was looked up through it. `half` is UPPER where the table may serve addresses of
+    the upper half; without 4-level paging all are taken for such.
     """
 
     __slots__ = (
-        "at", "children", "code", "entries", "frame", "gpa", "key", "live", "pages", "preset", "refs", "rights",
-        "shift",
+        "at", "changed", "children", "code", "entries", "frame", "gpa", "half", "key", "leaves", "pages", "preset",
+        "refs", "rights", "shift",
     )  # fmt: skip
 
     def __init__(self, key: object, at: int, pages: int, shift: int, rights: int, gpa: int, frame: int) -> None:
@@ -40,17 +52,31 @@ class Table:
         self.rights, self.gpa, self.frame = rights, gpa, frame
         self.preset = _NONE
         self.entries = bytearray()
+        self.changed: list[int] = []
         self.children: dict[int, Table] = {}  # by word within the table
         self.code: dict[int, set[CodeKey]] = {}
         self.refs = 0
-        self.live = 0  # words in use
+        self.leaves = 0  # words that are leaves, a bit for each
+        self.half = LOWER
+
+    @property
+    def used(self) -> bool:
+        """Whether any word came from a guest's entry."""
+        return bool(self.leaves or self.children)
+
+    def serve_upper(self) -> None:
+        """The table, and what hangs on it, may be met on the way to the upper half of addresses."""
+        if self.half == LOWER:
+            self.half = UPPER
+            for child in self.children.values():
+                child.serve_upper()
 
 
 class ShadowTables:
     """All shadow tables, and which of their entries can write to a guest-physical page.
 
-    `lost` collects the code pages whose mapping may have changed; `stale` tells that the machine may remember entries
-    that are gone. Whoever acts on them resets them.
+    `lost` collects the code pages whose mapping may have changed; `stale` tells of which halves of the addresses the
+    machine may remember entries that are gone. Whoever acts on them resets them.
     """
 
     def __init__(self, memory: TableMemory, given_up: Callable[[Table], None]) -> None:
@@ -59,7 +85,7 @@ class ShadowTables:
         self.words = memory.words
         self.tables: dict[object, Table] = {}
         self.lost: set[CodeKey] = set()
-        self.stale = False
+        self.stale = 0
         self._writers: dict[int, set[int]] = {}  # page number -> words that map it writable
         self._wide_writers: dict[int, set[int]] = {}  # the same for large entries, by region
         self._holders: dict[int, Table] = {}  # first word of a host page -> its table
@@ -88,7 +114,8 @@ class ShadowTables:
         self.clear(table, slot)
         self.words[table.at + slot] = self._memory.address(child.at + page * WORDS) | OPEN
         table.children[slot] = child
-        table.live += 1
+        if table.half == UPPER and (table.shift != ROOT or slot >= WORDS // 2):
+            child.serve_upper()
 
     def put(self, table: Table, slot: int, entry: int) -> None:
         """Set a leaf: LEAF, address and rights, with LARGE for a whole region."""
@@ -96,12 +123,12 @@ class ShadowTables:
         old = self.words[index]
         if old == entry:
             return
-        if old and old | WRITE == entry:
-            table.live -= 1  # more rights for the same page: the machine looks again where it lacks one
-        elif old:
+        if (
+            old and old | WRITE != entry
+        ):  # with more rights for the same page the machine looks again where it lacks one
             self.clear(table, slot)
         self.words[index] = entry
-        table.live += 1
+        table.leaves |= 1 << slot
         if entry & WRITE:
             writers, shift = (self._wide_writers, REGION) if entry & LARGE else (self._writers, 12)
             writers.setdefault((entry & ADDRESS) >> shift, set()).add(index)
@@ -113,12 +140,12 @@ class ShadowTables:
         if entry == empty:
             return
         self.words[index] = empty
-        self.stale = True
-        table.live -= 1
+        self.stale |= table.half
         child = table.children.pop(slot, None)
         if child is not None:
             self.release(child)
         else:
+            table.leaves &= ~(1 << slot)
             self._disown(entry, index)
 
     def release(self, table: Table) -> None:
@@ -130,18 +157,16 @@ class ShadowTables:
         self._given_up(table)
         for keys in table.code.values():
             self.lost |= keys
-        end = table.at + table.pages * WORDS
-        for index, entry in enumerate(self.words[table.at : end].tolist(), table.at):
-            if entry & WRITE and index - table.at not in table.children:
-                self._disown(entry, index)
+        for slot in _numbers(table.leaves):
+            self._disown(self.words[table.at + slot], table.at + slot)
         children, table.children = table.children, {}
         for child in children.values():
             self.release(child)
-        for start in range(table.at, end, WORDS):
+        for start in range(table.at, table.at + table.pages * WORDS, WORDS):
             del self._holders[start]
-        table.live, table.code = 0, {}
+        table.leaves, table.code = 0, {}
         self._memory.release(table.at, table.pages)
-        self.stale = True
+        self.stale |= table.half
 
     def _disown(self, entry: int, index: int) -> None:
         """A leaf is gone: it writes to nothing any more."""
@@ -150,6 +175,25 @@ class ShadowTables:
             held = writers.get((entry & ADDRESS) >> shift)
             if held is not None:
                 held.discard(index)
+
+    def lower_pages(self, root: Table, most: int) -> list[int] | None:
+        """The addresses of the pages in the lower half that a 4-level root maps.
+
+        None for more than `most`, or where there are larger ones.
+        """
+        pages: list[int] = []
+        ways = [(child, slot << ROOT) for slot, child in root.children.items() if slot < WORDS // 2]
+        while ways:
+            table, start = ways.pop()
+            if table.shift != 12:
+                ways.extend((child, start + (slot << table.shift)) for slot, child in table.children.items())
+                if table.leaves or len(ways) > most:
+                    return None
+            elif len(pages) + table.leaves.bit_count() > most:
+                return None
+            else:
+                pages.extend(start + (slot << 12) for slot in _numbers(table.leaves))
+        return pages
 
     def guard(self, page: int) -> None:
         """Take back all entries that could write to a page."""

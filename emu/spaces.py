@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from emu.backends.base import Backend
-from emu.entries import GuestEntries
+from emu.entries import GuestEntries, differs
 from emu.memory import PAGE, GuestMemory
-from emu.pagetables import OPEN, USER, WRITE
-from emu.shadow import CodeKey, ShadowTables, Table, TablesFull
+from emu.pagetables import OPEN, USER, WORDS, WRITE
+from emu.shadow import ROOT, UPPER, CodeKey, ShadowTables, Table, TablesFull
 from emu.tabletrace import TableTraces
 from emu.window import LowWindow
 from isa.x86 import paging
@@ -18,6 +18,8 @@ from isa.x86.cpu import Cpu
 
 FRAME: Final = {8: (1 << paging.PHYSICAL_BITS) - PAGE, 4: 0xFFFF_F000}  # by width of an entry
 _SPACES: Final = 128  # address spaces kept
+_PAGES: Final = 8  # pages that are forgotten one by one
+_UPPER: Final = WORDS // 2  # the first slot of a 4-level root for the upper half of addresses
 _GIB: Final = 1 << 30
 _LOW, _LOW_DIRECTORY = "low", "low directory"  # the tables on the way to the monitor's window for 32-bit code
 
@@ -69,17 +71,71 @@ class AddressSpaces:
     def find(self, base: int) -> Space | None:
         return self._spaces.get(base)
 
-    def enter(self, base: int) -> None:
-        """Make the address space at guest-physical `base` the machine's; TablesFull where memory lacks for it."""
+    def enter(self, base: int, pages: Collection[int] | None = None) -> None:
+        """Make the address space at guest-physical `base` the machine's; TablesFull where memory lacks for it.
+
+        `pages` are what `remembered` told of the present one, before its tables were brought up to date.
+        """
         space = self._spaces.get(base)
         if space is None:
             if len(self._spaces) >= _SPACES:
                 self._close(self._spaces.popitem(last=False)[1])
             space = self._spaces[base] = self._open(base)
+            pages = None
         else:
             self._spaces.move_to_end(base)
+            if pages is not None and (not self._same_above(self.present.top, space.top) or self._tables.stale & UPPER):
+                pages = None
         self.present = space
-        self._backend.set_root(space.root)
+        self._backend.set_root(space.root, pages)
+
+    def remembered(self) -> list[int] | None:
+        """The pages of the lower half that the machine may remember: it remembers none where it enters a space.
+
+        None where they are many, or where the roots are none of 4-level paging.
+        """
+        top = self.present.top
+        return self._tables.lower_pages(top, _PAGES) if top.shift == ROOT else None
+
+    def _same_above(self, one: Table, other: Table) -> bool:
+        """True where two roots lead to the same tables in the upper half; where the guest's do they are made to."""
+        words = self._tables.words
+        first, second = (bytes(words[table.at + _UPPER : table.at + WORDS]) for table in (one, other))
+        differences = int.from_bytes(first, "little") ^ int.from_bytes(second, "little") if first != second else 0
+        while differences:
+            number = ((differences & -differences).bit_length() - 1) // 64
+            if not self._share(one, other, _UPPER + number):
+                return False
+            differences &= -1 << 64 * (number + 1)
+        return True
+
+    def _share(self, one: Table, other: Table, slot: int) -> bool:
+        """Have the root that has no table at a slot use the other's, where the guest's entries are the same."""
+        words, entries = self._tables.words, self._entries
+        if words[one.at + slot]:
+            one, other = other, one
+        child = other.children.get(slot)
+        if words[one.at + slot] or child is None or one.gpa < 0:
+            return False
+        entry, model = entries.now(one, slot), entries.now(other, slot)
+        for table, now in ((one, entry), (other, model)):
+            if entries.keep(table, slot, now):
+                self._tables.lose(table, (slot,))
+        if not entry & paging.PTE_A or differs(model, entry) or other.children.get(slot) is not child:
+            return False
+        self.compare_below(child)
+        self._tables.refer(one, slot, child)
+        return True
+
+    def compare_below(self, table: Table) -> None:
+        """A table that is known comes to serve another table: what it was changed to meanwhile needed no flush.
+
+        A CPU remembers tables by the addresses they serve; for those it never saw this one (SDM vol. 3, 4.10.2).
+        """
+        if table.gpa >= 0 and (table.used or table.code):
+            self._tables.lose(table, self._entries.compare(table))
+            for child in list(table.children.values()):
+                self.compare_below(child)
 
     def close_all(self) -> None:
         """Give all tables back."""
@@ -115,6 +171,7 @@ class AddressSpaces:
             top = self.table(base if width else -1, 30, WRITE | USER, _LOW)
             heads = [self._head()]
         top.refs += 1
+        top.half = UPPER
         root = heads[0] if heads else top.at
         if heads:
             for slot, entry in self._fixed(39).items():

@@ -48,7 +48,7 @@ class TableTraces:
         """The shadow tables in use whose guest's table changed since they were compared, with the slots changed."""
         compare, patience = self._entries.compare, self._patience
         for table, quiet in list(self._compared.items()):
-            if quiet and not table.live and not table.code:
+            if quiet and not table.used and not table.code:
                 continue  # nothing came from it, and nothing is likely to
             if table not in self._compared:
                 continue  # it was given up, as others' changes were acted on

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -99,8 +99,12 @@ class Backend(Protocol):
         """True for an address that the monitor uses itself."""
         ...
 
-    def set_root(self, physical: int) -> None:
-        """Have the machine translate by the tables below `physical`."""
+    def set_root(self, physical: int, pages: Collection[int] | None = None) -> None:
+        """Have the machine translate by the tables below `physical`.
+
+        It forgets what it remembers of those before, where `pages` are given of these only. The tables before must then
+        be kept until it goes on.
+        """
 
     def flush_tlb(self) -> None:
         """Have the machine forget what it remembers of the tables, before it goes on."""

@@ -1,4 +1,4 @@
-"""Tunes a fresh Unicorn: it shall stop between its blocks only, and have a TLB that holds a working set.
+"""Tunes a fresh Unicorn: it shall stop between its blocks only, and have a TLB that holds a working set and keeps it.
 
 Unicorn 2.1 looks for a requested stop behind every memory access, by a call that doubles the cost of the access, and
 leaves there with the access made and the instruction not finished: executing it again would make it twice. A flag of
@@ -11,22 +11,27 @@ from __future__ import annotations
 import ctypes
 import platform
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from emu.backends.base import Trap, View
-from isa.x86.state import RCX, RSI
+from isa.x86.state import RAX, RCX, RSI
 
 if TYPE_CHECKING:
     from emu.backends.unicorn import UnicornBackend
 
 _CHECKER: Final = "check_exit_request_x86_64"  # the function of Unicorn's that tests the flag
 _CMP_BYTE_ZERO: Final = re.compile(rb"\x80[\xb8-\xbf](.{4})\x00", re.DOTALL)  # cmp byte [reg + disp32], 0
+_FLUSHER: Final = "tcg_flush_softmmu_tlb_x86_64"  # the function of Unicorn's that takes the engine, and flushes ...
+_PAGE_FLUSHER: Final = "tlb_flush_page_x86_64"  # ... its processor's TLB, as this one does for a page
+_LOAD_RDI: Final = b"\x48\x8b\xbf"  # mov rdi, [rdi + disp32]
 _LOOK_AT: Final = 64  # bytes of the function in which the test must stand
 _ENGINE_SIZE: Final = 0x4000  # upper bound of the flag's place in the engine's structure
 
 _READ: Final = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint, ctypes.c_void_p)
 
 _PAGE: Final = 0x1000
+_FLUSH: Final = ctypes.PYFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64)
 _LINEAR: Final = 0x4000_0000  # where the probes map their pages
 _TLB_ENTRIES: Final = 4096  # 16 MiB of guest memory
 _TLB_START: Final = 256  # entries Unicorn begins with; it doubles them when it is flushed while well filled
@@ -102,3 +107,61 @@ def widen_tlb(backend: UnicornBackend, physical: int, at: int) -> None:
             entries *= 2
     backend.fixed.unfix(_LINEAR, size)
     backend.forget(at, at + 16)
+
+
+def page_flush(library: ctypes.CDLL, engine: int, backend: UnicornBackend, at: int) -> Callable[[int], None] | None:
+    """What has the TLB forget one page, for which Unicorn has no interface; None where that cannot be relied on.
+
+    `at`: room in the code cache.
+    """
+    flush_all, flush = getattr(library, _FLUSHER, None), getattr(library, _PAGE_FLUSHER, None)
+    address = None if flush_all is None else ctypes.cast(flush_all, ctypes.c_void_p).value
+    if address is None or flush is None or platform.machine() not in ("x86_64", "AMD64"):
+        return None
+    code = ctypes.string_at(address, len(_LOAD_RDI) + 4)
+    offset = int.from_bytes(code[-4:], "little", signed=True)
+    if not code.startswith(_LOAD_RDI) or not 0 < offset < _ENGINE_SIZE:
+        return None
+    processor = ctypes.c_uint64.from_address(engine + offset).value
+    if not processor:
+        return None
+    flush = _FLUSH(ctypes.cast(flush, ctypes.c_void_p).value or 0)
+
+    def forget(linear: int) -> None:
+        flush(processor, linear)
+
+    # again, as the machine may have its TLB grow meanwhile, which flushes it
+    return forget if any(_forgets_one_page(backend, forget, at) for _ in range(3)) else None
+
+
+def _forgets_one_page(backend: UnicornBackend, forget: Callable[[int], None], at: int) -> bool:
+    """True where of two pages, mapped elsewhere since they were used, the one forgotten is looked up anew."""
+    data = backend.data_physical
+    backend.install(at, b"\x8a\x06" + backend.layout.leave)  # mov al, [rsi]
+    backend.set_view(View(64, 1, True, (0, 0, 0, 0, 0, 0)))
+
+    def remap(page: int) -> None:
+        for linear in (_LINEAR, _LINEAR + _PAGE):
+            backend.fixed.map(linear, data + page * _PAGE, writable=False, user=False)
+
+    def load(linear: int) -> int:
+        regs = [0] * 16
+        regs[RSI] = linear
+        backend.push(regs, 2)
+        backend.run(at, _leave)
+        backend.pull(regs)
+        return regs[RAX]
+
+    backend.data[0], backend.data[_PAGE] = 1, 2
+    backend.flush_tlb()
+    remap(0)
+    seen = [load(_LINEAR), load(_LINEAR + _PAGE)]
+    remap(1)
+    seen.append(load(_LINEAR))
+    forget(_LINEAR)
+    seen += [load(_LINEAR), load(_LINEAR + _PAGE)]
+    backend.data[0] = backend.data[_PAGE] = 0
+    backend.fixed.unmap(_LINEAR)
+    backend.forget(at, at + 16)
+    backend.flush_tlb()
+    return seen == [1, 1, 1, 2, 1]

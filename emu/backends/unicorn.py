@@ -12,7 +12,7 @@ import ctypes
 import mmap
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Final
 
 import unicorn
@@ -21,7 +21,7 @@ from unicorn import x86_const as ux
 
 from emu.backends.base import LEAVE, Layout, Trap, TrapHandler, View
 from emu.backends.probe import ContextLayout, ProbeError, find_series, find_words
-from emu.backends.tuning import drop_checks_behind_accesses, stops_between_blocks, widen_tlb
+from emu.backends.tuning import drop_checks_behind_accesses, page_flush, stops_between_blocks, widen_tlb
 from emu.backends.unit import CacheUnit
 from emu.errors import VemuError
 from emu.pagetables import MonitorTables, TableMemory
@@ -101,6 +101,7 @@ class UnicornBackend:
         self._map_host(PHYSICAL, view)
         self.code = view[TABLES_SIZE : TABLES_SIZE + CODE_SIZE]
         self.data = view[TABLES_SIZE + _DATA_AT :]
+        self.data_physical = PHYSICAL + TABLES_SIZE + _DATA_AT
         self.tables = TableMemory(view[:TABLES_SIZE].cast("Q"), PHYSICAL)
         self.fixed = MonitorTables(self.tables)
         self._fix(BASE64)
@@ -109,6 +110,7 @@ class UnicornBackend:
         self.layout = self._lay_out()
         self.windows = self._find_windows()
         self._tlb_stale = False
+        self._flush_page: Callable[[int], None] | None = None
         self._born = time.monotonic()
         self._grows = self._born  # when the TLB gets its next chance to grow
         self._stop = False
@@ -126,6 +128,7 @@ class UnicornBackend:
         spare = PHYSICAL + TABLES_SIZE + CODE_SIZE + _DATA_PAGES
         self.stops_whole = untold and stops_between_blocks(self._lib, self._handle.value, self, spare, _PLACES)
         widen_tlb(self, PHYSICAL, _PLACES)
+        self._flush_page = page_flush(self._lib, self._handle.value, self, _PLACES)
         self.native: NativeUnit = CacheUnit(self, _PLACES, _CODE_START - _PLACES, DATA_SIZE - 0x4000)
 
     # -- set-up ------------------------------------------------------------------------------------------------
@@ -342,11 +345,15 @@ class UnicornBackend:
         low = self._low
         return low <= linear < low + WINDOW_SIZE or BASE64 <= linear < BASE64 + WINDOW_SIZE
 
-    def set_root(self, physical: int) -> None:
+    def set_root(self, physical: int, pages: Collection[int] | None = None) -> None:
+        _WORD.pack_into(self._buffer, self._at.root, physical)
+        if pages is not None and self._flush_page is not None:
+            for linear in pages:
+                self._flush_page(linear)
+            return
         # At once: when code is patched the machine looks for it by its present tables, and the old ones may be gone.
         self._word.value = physical
         self._write(self._handle, ux.UC_X86_REG_CR3, self._word_at)  # which flushes the TLB
-        _WORD.pack_into(self._buffer, self._at.root, physical)
         self._tlb_stale = False
 
     def flush_tlb(self) -> None:

@@ -66,6 +66,10 @@ class BlockFinder:
             self.seconds += time.perf_counter() - started
         return block
 
+    def known_to_lie_there(self, block: Block) -> bool:
+        """True where the present address space is known to have a block's code where the block was made from it."""
+        return not block.split and self.mmu.known_code_page(block.linear, block.mode.user) == block.physical >> 12
+
     def chain(self, behind: int, block: Block, target: Block) -> None:
         """Have the direct exit of `block` that `behind` identifies lead to `target`, where nothing forbids it."""
         if target.linear >> 12 == block.linear >> 12 and not target.split:

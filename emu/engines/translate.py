@@ -20,12 +20,14 @@ from emu.memory import GuestMemory
 from isa.base import Flow, GuestFault, Interrupted
 from isa.x86 import msr
 from isa.x86.code import Piece, Site, SiteKind
+from isa.x86.control import set_cr3
 from isa.x86.cpu import Cpu
 from isa.x86.emit import BUDGET, KERNEL_GS, PENDING, SELECTORS, SPILL, VIRTUAL_IF
 from isa.x86.incache import LOOKUP_END, LOOKUP_END_64, LOOKUP_SPILLS
 from isa.x86.interp import Interpreter
 from isa.x86.native import misaligned, unmasks
 from isa.x86.operands import Op
+from isa.x86.privilege import rm_number
 from isa.x86.rewrite import BlockMode, ends_block, traits
 from isa.x86.segments import canonical
 from isa.x86.segmoves import set_base
@@ -325,6 +327,8 @@ class TranslateEngine:
                     return self._align(block, site.index, trap.pc)
                 case SiteKind.TIME:
                     return self._read_time(block, site, trap.pc)
+                case SiteKind.ROOT:
+                    return self._load_root(block, site, trap.pc)
                 case SiteKind.EXCEPTIONS | SiteKind.CONTROL:
                     return self._floating(block, site, trap.pc)
         if trap.vector == PAGE_FAULT and trap.cr2 in self._backend.layout.void.values():
@@ -460,6 +464,28 @@ class TranslateEngine:
         if reason == "rdtscp":
             put(RCX, cpu.tsc_aux)
         return behind
+
+    def _load_root(self, block: Block, site: Site, behind: int) -> int:
+        """MOV to CR3: where the block still lies where it did, all registers stay in the machine."""
+        cpu, finder = self._cpu, self._finder
+        if cpu.stop_requested or self._interrupted or finder.stale:
+            return self._callout(block, site.index, behind)
+        piece = block.pieces[site.index]
+        self._backend.pull(self._lookup_regs)
+        try:
+            set_cr3(cpu, self._lookup_regs[rm_number(piece.insn)])
+        except GuestFault:
+            return self._callout(block, site.index, behind)
+        self._counters.exits["mov_to_cr"] += 1
+        self._counters.emulated += 1
+        finder.settle()
+        if block.valid and not finder.stale and finder.known_to_lie_there(block):
+            return behind
+        self._pull(block, site.index, behind - self._leave_size)
+        cpu.rip = piece.guest_pc + len(piece.raw)
+        cpu.retired += 1
+        self._settle(block, site.index + 1)
+        return self._go_on()
 
     def _emulate_or_defer(self, block: Block, index: int, behind: int) -> int:
         piece = block.pieces[index]

@@ -35,6 +35,7 @@ class SiteKind(enum.IntEnum):
     EXCEPTIONS = 5  # exception flags of x87 status word or MXCSR are about to be seen
     CONTROL = 6  # x87 control word or MXCSR is about to be loaded
     TIME = 7  # RDTSC or RDTSCP: a callout that concerns few registers
+    ROOT = 8  # MOV to CR3: a callout that changes no register, but where code lies
 
 
 # One exit, offsets counted from the start of the run: the offset that identifies it, kind, number of the instruction,

@@ -72,6 +72,7 @@ class BlockMode:
 _MOST_COPIES: Final = 4  # of the body of a loop that is unrolled ...
 _UNROLLED: Final = 24  # ... and instructions in all of them
 _STRINGS: Final = {0xA4, 0xA5, 0xA6, 0xA7, 0xAA, 0xAB, 0xAC, 0xAD, 0xAE, 0xAF}
+_MOV_TO_CR: Final = 0x0F22
 _CMPXCHG8B: Final = 0x0FC7  # and CMPXCHG16B
 _STACK_OPS: Final = {*range(0x50, 0x62), 0x68, 0x6A, 0x8F, 0xC2, 0xC3, 0xC8, 0xC9, 0xE8, 0x9C, 0x9D}
 
@@ -115,7 +116,7 @@ def traits(insn: Insn) -> Traits:
         return found
     row = row_of(insn)
     refused = row is None and not lock_is_legal(insn)
-    ends = insn.flow is not Flow.NEXT or (row is not None and row.ends_block)
+    ends = insn.flow is not Flow.NEXT or (row is not None and row.ends_block and not loads_root(insn))
     vector = is_vector(insn)
     aligned = vector and 0 <= insn.modrm < 0xC0 and is_sse(insn) and needs_alignment(insn, memory_size(insn))
     asks = None
@@ -125,6 +126,11 @@ def traits(insn: Insn) -> Traits:
         asks = SiteKind.EXCEPTIONS
     insn.traits = made = Traits(row, ends, vector, refused, misexecuted(insn), aligned, asks, _frees_flags(insn, row))
     return made
+
+
+def loads_root(insn: Insn) -> bool:
+    """True for MOV to CR3: where code lies may be another thing behind it, but not what the code means."""
+    return insn.opcode == _MOV_TO_CR and insn.reg_field | (insn.rex & 4) << 1 == 3
 
 
 def callout_reason(insn: Insn, mode: BlockMode) -> str:
@@ -409,17 +415,23 @@ class Rewriter:
         draft = self._draft
         self._cold.append(_Cold(draft, index, target, patch_at, refund, (target ^ draft.pc) >> 12 != 0))
 
-    def _callout(self, index: int, reason: str) -> None:
+    def _callout(self, index: int, reason: str, kind: SiteKind = SiteKind.CALLOUT) -> None:
         self._draft.reasons.append((index, reason))
-        kind = SiteKind.TIME if reason in READS_OF_TIME else SiteKind.CALLOUT
         self._draft.leaves(self._emit.leave(), kind, index)
+
+    def _kind(self, insn: Insn, reason: str) -> SiteKind:
+        """How much of the guest's state a callout concerns."""
+        if reason in READS_OF_TIME:
+            return SiteKind.TIME
+        light = reason == "mov_to_cr" and loads_root(insn) and self._mode.mode == 64 and self._mode.cpl == 0
+        return SiteKind.ROOT if light else SiteKind.CALLOUT
 
     def _one(self, insn: Insn, raw: bytes, index: int, pc: int, before: Insn | None) -> None:
         reason = callout_reason(insn, self._mode)
         if not reason and may_divide_out_of_range(insn, before):
             reason = "misexecuted"
         if reason:
-            self._callout(index, reason)
+            self._callout(index, reason, self._kind(insn, reason))
             return
         row = traits(insn).row
         if row is not None:

@@ -1,6 +1,7 @@
 """The bare machine: privilege, segments, faults, flags, stops; each against what the architecture says."""
 
 import gc
+import math
 import struct
 import time
 import weakref
@@ -240,3 +241,29 @@ def test_closing_frees_the_engine_at_once() -> None:
 
 def test_stops_are_heard_between_blocks_only() -> None:
     assert UnicornBackend().stops_whole
+
+
+@pytest.mark.parametrize("one_by_one", [True, False])
+def test_a_root_entered_with_pages_is_looked_up_for_these(
+    machine: UnicornBackend, memory: GuestMemory, one_by_one: bool
+) -> None:
+    """Two pages are mapped elsewhere, and one is told of; a machine that cannot forget one page forgets all."""
+    assert machine._flush_page is not None
+    machine._grows = math.inf
+    if not one_by_one:
+        machine._flush_page = None
+    first, second = 0x7000_0000, 0x7000_1000
+
+    def read() -> tuple[int, int]:
+        _, regs, _ = run(machine, 64, 1, asm(64, f"mov esi, {first}; mov eax, [rsi]; mov ecx, [rsi+0x1000]"))
+        return regs[0], regs[1]
+
+    for number in (1, 2):
+        memory.write(0x5000 + number * 0x1000, 4, number)
+    for linear in (first, second):
+        machine.fixed.map(linear, 0x6000, writable=False, user=False)
+    assert read() == (1, 1)
+    for linear in (first, second):
+        machine.fixed.map(linear, 0x7000, writable=False, user=False)
+    machine.set_root(machine.fixed.root, [second])
+    assert read() == ((1, 2) if one_by_one else (2, 2))
