@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -22,10 +24,12 @@ STATUS = 33  # value 10h at the debug exit
 CPU = "qemu64,vendor=GenuineIntel,-vme,+smap,+fsgsbase,+smep,+umip,+rdtscp"
 
 
-def build(name: str) -> bytes:
-    """The multiboot image of a source."""
+def build(name: str, made: Mapping[str, str] = MappingProxyType({})) -> bytes:
+    """The multiboot image of a source; `made` are texts that are no files, by name."""
 
     def read(file: str) -> str:
+        if file in made:
+            return made[file]
         path = SOURCES / file
         return (path if path.exists() else COMMON / file).read_text(encoding="ascii")
 
