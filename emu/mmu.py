@@ -74,7 +74,7 @@ class ShadowMmu:
             return True
         base = self._spaces.base()
         switched = self._spaces.find(base) is not self.space
-        pages = self._spaces.remembered() if switched else None
+        pages = self._spaces.remembered() if switched and not self.tables.stale else None
         for table, slots in self.traces.changes():
             self.tables.lose(table, slots)
             if table.shift == 12 and len(slots) <= _FEW:  # made to be used at once, as to patch code through

@@ -483,6 +483,7 @@ class TranslateEngine:
             return behind
         self._pull(block, site.index, behind - self._leave_size)
         cpu.rip = piece.guest_pc + len(piece.raw)
+        cpu.system_flags &= ~RF
         cpu.retired += 1
         self._settle(block, site.index + 1)
         return self._go_on()
