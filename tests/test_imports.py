@@ -78,7 +78,8 @@ PARTS = {
     ),
     "emu.backends.tuning": ("emu.backends.unicorn",),  # for the type only
     "emu.backends.timed": ("emu.backends.unicorn",),
-    "emu.engines.translate": ("emu.engines.finder",),
+    "emu.engines.light": ("emu.engines.border", "emu.engines.finder"),
+    "emu.engines.translate": ("emu.engines.finder", "emu.engines.light"),
     "emu.engines.observed": ("emu.engines.translate", "emu.pagetables"),
     "emu.engines.traced": ("emu.engines.interpret", "emu.engines.translate", "emu.stopwatch"),
 }

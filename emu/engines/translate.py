@@ -1,65 +1,41 @@
-"""The engine that runs guest code by binary translation: dispatch, exits from the cache, and precise state.
-
-While translated code runs, the backend holds the general registers and flags; every exit that needs the interpreter
-pulls them into the `Cpu` first and pushes them back after. Host positions map to guest instructions through each
-block's pieces, so the guest's state is exact at every exit.
-"""
+"""The engine that runs guest code by binary translation: dispatch, and exits from the cache."""
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 
-from emu.backends.base import LEAVE, Backend, Trap, View
+from emu.backends.base import LEAVE, Backend, Trap
 from emu.dbt.block import Block
 from emu.dbt.store import TranslationStore
 from emu.engines.base import EngineCounters
 from emu.engines.finder import BlockFinder
+from emu.engines.light import LightExits
 from emu.exits import Budget, Exit, Fault, Halt
 from emu.memory import GuestMemory
 from isa.base import Flow, GuestFault, Interrupted
-from isa.x86 import msr
 from isa.x86.code import Piece, Site, SiteKind
-from isa.x86.control import set_cr3
 from isa.x86.cpu import Cpu
-from isa.x86.emit import BUDGET, KERNEL_GS, PENDING, SELECTORS, SPILL, VIRTUAL_IF
+from isa.x86.emit import BUDGET, PENDING
 from isa.x86.incache import LOOKUP_END, LOOKUP_END_64, LOOKUP_SPILLS
 from isa.x86.interp import Interpreter
-from isa.x86.native import misaligned, unmasks
 from isa.x86.operands import Op
-from isa.x86.privilege import rm_number
 from isa.x86.rewrite import BlockMode, ends_block, traits
 from isa.x86.segments import canonical
-from isa.x86.segmoves import set_base
 from isa.x86.sensitive import CHANGES_OF_BASES, IN_CACHE
-from isa.x86.state import AC, ARITH, CR4_TSD, CS, DF, DS, ES, FS, GS, ID, IF, NT, PAGE_FAULT, RAX, RCX, RDX, RF, SS, TF
+from isa.x86.state import CS, IF, PAGE_FAULT, RCX, RDX, RF, TF
 from isa.x86.views import Modes
 
-_MACHINE_FLAGS = ARITH | DF | NT | AC | ID  # live in the backend's flags register while translated code runs
 _MAX_BUDGET = (1 << 23) - 1  # what the budget test of translated code can tell from an overdrawn one
 # IN, OUT, RDTSC and plain moves: emulating them does not concern the arithmetic flags.
 _QUIET = frozenset((0xE4, 0xE5, 0xE6, 0xE7, *range(0xEC, 0xF0), 0x0F31, *range(0x88, 0x8C), 0xC6, 0xC7, 0x0FB6, 0x0FB7))
 _DELIVERIES = 1000  # faults delivered in a run of the cache, before somebody else has a look
 _STRAY_STEPS = 64  # instructions interpreted at once where code cannot be translated
 _REDISPATCHED = CHANGES_OF_BASES | {"popf"}  # emulated, they change what the machine must show
-_NO_OPERATION = b"\x66\x90"  # as long as the leave sequence
-_SELECTORS = struct.Struct("<6H")
 _LOOKED_UP = (Flow.RETURN, Flow.INDIRECT_JUMP, Flow.INDIRECT_CALL)
 _M32 = 0xFFFFFFFF
 
 
-def _view(cpu: Cpu, mode: BlockMode) -> View:
-    """How the machine must show segments and privilege: guest CPL 0 to 2 runs at CPL 1 (ring compression)."""
-    segs = cpu.segs
-    level, smap = (3, False) if mode.user else (1, cpu.smap)
-    if mode.mode == 64:
-        return View(64, level, True, (0, 0, 0, 0, segs[FS].base, segs[GS].base), smap)
-    gs = 0 if mode.through_gs else segs[GS].base
-    bases = (segs[ES].base, 0, segs[SS].base, segs[DS].base, segs[FS].base, gs)
-    return View(mode.mode, level, mode.stack32, bases, smap)
-
-
-class TranslateEngine:
+class TranslateEngine(LightExits):
     """See `emu.engines.base.Engine`. With `exact`, `run(limit)` stops after exactly `limit` instructions.
 
     `observe` is called before each block, with the guest's state in the `Cpu`; blocks are then not chained.
@@ -78,33 +54,22 @@ class TranslateEngine:
         observe: Callable[[Block], None] | None = None,
         store: TranslationStore | None = None,
     ) -> None:
-        self._cpu, self._memory, self._backend = cpu, memory, backend
         exact = exact or not backend.stops_whole
+        super().__init__(cpu, backend, BlockFinder(cpu, memory, backend, cache_limit, store, apart=observe is not None))
+        self.cache = self._finder.cache
         self._interpreter = Interpreter(cpu)
         memory.on_watch_change.append(cpu.page_watched)
         memory.on_watched_write = self._written
         self._modes = Modes(exact)
         self._observe = observe
-        self._finder = BlockFinder(cpu, memory, backend, cache_limit, store, apart=observe is not None)
-        self.cache = self._finder.cache
-        self._leave_size = len(backend.layout.leave)
         self._mode = self._modes.mode(cpu)
-        self._words = backend.data[:0x1000].cast("I")
-        self._long_words = backend.data[:0x1000].cast("Q")
-        self._charged = 0  # instructions retired, counting blocks being executed as a whole
-        self._seen = 0  # the budget at the last harvest
         self._end = 0  # `cpu.retired` when the budget of this run is spent
         self._exit: Exit | None = None
         self._deferred: tuple[Block, int, int] | None = None  # a vector instruction to emulate outside the handler
         self._remainder = 0  # instructions to interpret because the budget does not cover the next block
-        self._interrupted = False
-        self._lookup_regs = [0] * 16
-        self._flags_stay = False  # the machine's flags were not brought to the `Cpu`
         self.on_fault: Callable[[Fault], Exit | None] | None = None
         self._faulted = -1  # `cpu.retired` when a fault was last delivered without leaving the cache
         self._deliveries = 0  # faults that may still be delivered so in this run
-        self._resumed = -1  # `cpu.retired` when the cache was last entered with RF set
-        self._counters = EngineCounters()
 
     # -- the seam ----------------------------------------------------------------------------------------------
 
@@ -192,8 +157,7 @@ class TranslateEngine:
             return self._fault_exit(fault)
         if pc < 0:
             return self._stray()
-        self._words[BUDGET >> 2] = limit & _M32
-        self._charged, self._seen = cpu.retired, limit
+        self._begin(limit)
         self._push()
         while True:
             pc = backend.run(pc, self._trap)
@@ -207,7 +171,7 @@ class TranslateEngine:
                 pc = self._emulate(block, index, behind)
                 if pc < 0:
                     break
-                backend.set_view(_view(cpu, self._mode))  # the native unit changed it
+                self._show(self._mode)  # the native unit changed it
             else:
                 break
         for _ in range(self._remainder):
@@ -225,81 +189,6 @@ class TranslateEngine:
             if self._cpu.stop_requested:
                 break
         return None
-
-    def _push(self) -> None:
-        cpu = self._cpu
-        if self._flags_stay:
-            self._flags_stay = False
-            self._backend.push(cpu.regs, None)
-            return
-        flags = cpu.rflags
-        self._words[VIRTUAL_IF >> 2] = flags & IF
-        self._backend.push(cpu.regs, flags)
-
-    def _pull(self, block: Block, index: int, host: int, emulate: bool = False) -> None:
-        """Bring the `Cpu` to the start of instruction `index` of `block`, the machine being at cache offset `host`.
-
-        To `emulate` a quiet instruction the machine's flags may stay where they are, until `_settle_flags`.
-        """
-        cpu, words = self._cpu, self._words
-        self._pull_registers(block)
-        piece = block.pieces[index]
-        for start, end, spilled in piece.spilled:
-            if start <= host < end:
-                for reg, slot in spilled.items():
-                    at = SPILL[slot] >> 2
-                    cpu.regs[reg] = words[at] | (words[at + 1] << 32 if block.mode.mode == 64 else 0)
-        self._flags_stay = True
-        if emulate and piece.quiet and not block.mode.user:  # without alignment checks, which are for CPL 3
-            if cpu.smap and piece.insn.modrm >= 0:
-                cpu.set_ac(self._backend.flags())
-            cpu.system_flags = cpu.system_flags & ~IF | words[VIRTUAL_IF >> 2]
-        else:
-            self._settle_flags()
-        cpu.rip = piece.guest_pc
-        self._account(block, index)
-        if cpu.system_flags & RF and cpu.retired != self._resumed:
-            cpu.system_flags &= ~RF
-
-    def _pull_registers(self, block: Block) -> None:
-        """Bring the `Cpu` the general registers and, from 64-bit code, the bases of FS and GS."""
-        cpu, backend = self._cpu, self._backend
-        backend.pull(cpu.regs)
-        if block.mode.mode == 64:
-            fs, gs = backend.bases()
-            if cpu.segs[FS].base != fs:
-                set_base(cpu, FS, fs)
-            if cpu.segs[GS].base != gs:
-                set_base(cpu, GS, gs)
-            cpu.kernel_gs_base = self._long_words[KERNEL_GS >> 3]
-
-    def _settle_flags(self) -> None:
-        """Give the `Cpu` the flags that `_pull` left in the machine."""
-        if self._flags_stay:
-            self._flags_stay = False
-            cpu, machine = self._cpu, self._backend.flags()
-            cpu.rflags = (
-                machine & _MACHINE_FLAGS | self._words[VIRTUAL_IF >> 2] | cpu.system_flags & ~(_MACHINE_FLAGS | IF)
-            )
-
-    def _harvest(self) -> int:
-        """Guest instructions that blocks were charged for since `run` began, plus what retired before."""
-        left = self._words[BUDGET >> 2]
-        delta = self._seen - left & _M32
-        self._charged += delta - (1 << 32) if delta >> 31 else delta
-        self._seen = left
-        return self._charged
-
-    def _account(self, block: Block, completed: int) -> None:
-        """Make `cpu.retired` exact, `completed` instructions of `block` having retired."""
-        charged = block.code.charge if completed >= block.code.counted_at else 0
-        self._cpu.retired = self._harvest() + completed - charged
-
-    def _settle(self, block: Block, completed: int) -> None:
-        """The block is left after `completed` instructions: give back what it was charged for the others."""
-        charged = block.code.charge if completed >= block.code.counted_at else 0
-        at = BUDGET >> 2
-        self._words[at] = self._words[at] + charged - completed & _M32
 
     def _fault_exit(self, fault: GuestFault) -> Fault:
         return Fault(fault.vector, fault.error, fault.cr2, self._cpu.rip, fault.note)
@@ -382,7 +271,7 @@ class TranslateEngine:
 
         The lookup then goes on as if it had found it: with no difference in RCX.
         """
-        regs, tables = self._lookup_regs, self.cache.tables
+        regs, tables = self._machine_regs, self.cache.tables
         self._backend.pull(regs)
         target = tables.wanted(mode, regs[RDX], regs[RCX])
         if not (tables.fetch(mode, target) or (self._make_target(mode, target) and tables.fetch(mode, target))):
@@ -418,75 +307,6 @@ class TranslateEngine:
         if reason in IN_CACHE:  # the exit lies inside the sequence that the interpreter now replaces
             behind = pieces[index + 1].start if index + 1 < len(pieces) and reason not in _REDISPATCHED else -1
         return self._emulate_or_defer(block, index, behind)
-
-    def _align(self, block: Block, index: int, behind: int) -> int:
-        """An operand must be aligned: once it was, at this place, it is taken to stay so.
-
-        Unicorn does not check, and to check in the cache takes several times what the access itself does.
-        """
-        piece = block.pieces[index]
-        self._counters.exits["alignment"] += 1
-        self._pull_registers(block)
-        if not misaligned(self._cpu, piece.insn, piece.guest_pc):
-            self._backend.patch(behind - self._leave_size, _NO_OPERATION)
-            return behind
-        self._pull(block, index, behind - self._leave_size)
-        return self._emulate_or_defer(block, index, -1)
-
-    def _floating(self, block: Block, site: Site, behind: int) -> int:
-        """Bring exception flags up to date before an instruction that sees them, or has other ones masked."""
-        self._counters.exits["fpu status"] += 1
-        self._backend.settle_exceptions()
-        if site.kind is SiteKind.EXCEPTIONS:
-            return behind
-        cpu, piece = self._cpu, block.pieces[site.index]
-        self._pull_registers(block)
-        if cpu.smap and not block.mode.user:
-            cpu.set_ac(self._backend.flags())
-        if unmasks(cpu, piece.insn, piece.guest_pc) == block.mode.unmasked:
-            return behind
-        self._pull(block, site.index, behind - self._leave_size)
-        return self._emulate_or_defer(block, site.index, -1)
-
-    def _read_time(self, block: Block, site: Site, behind: int) -> int:
-        """RDTSC and RDTSCP: what they do not change stays in the machine."""
-        cpu = self._cpu
-        if cpu.stop_requested or self._interrupted or (block.mode.cpl and cpu.cr4 & CR4_TSD):
-            return self._callout(block, site.index, behind)
-        reason = block.pieces[site.index].reason
-        self._counters.exits[reason] += 1
-        self._counters.emulated += 1
-        if block.mode.exact:  # time may be counted in instructions
-            self._account(block, site.index)
-        now, put = msr.timestamp(cpu), self._backend.set_register
-        put(RAX, now & _M32)
-        put(RDX, now >> 32)
-        if reason == "rdtscp":
-            put(RCX, cpu.tsc_aux)
-        return behind
-
-    def _load_root(self, block: Block, site: Site, behind: int) -> int:
-        """MOV to CR3: where the block still lies where it did, all registers stay in the machine."""
-        cpu, finder = self._cpu, self._finder
-        if cpu.stop_requested or self._interrupted or finder.stale:
-            return self._callout(block, site.index, behind)
-        piece = block.pieces[site.index]
-        self._backend.pull(self._lookup_regs)
-        try:
-            set_cr3(cpu, self._lookup_regs[rm_number(piece.insn)])
-        except GuestFault:
-            return self._callout(block, site.index, behind)
-        self._counters.exits["mov_to_cr"] += 1
-        self._counters.emulated += 1
-        finder.settle()
-        if block.valid and not finder.stale and finder.known_to_lie_there(block):
-            return behind
-        self._pull(block, site.index, behind - self._leave_size)
-        cpu.rip = piece.guest_pc + len(piece.raw)
-        cpu.system_flags &= ~RF
-        cpu.retired += 1
-        self._settle(block, site.index + 1)
-        return self._go_on()
 
     def _emulate_or_defer(self, block: Block, index: int, behind: int) -> int:
         piece = block.pieces[index]
@@ -547,7 +367,6 @@ class TranslateEngine:
         return self._go_on()
 
     def _go_on(self) -> int:
-        """Dispatch to `cpu.rip` with the state in the `Cpu`; leaves the cache where that is not possible."""
         cpu = self._cpu
         if self._one_by_one() or cpu.retired >= self._end:
             return self._finish(Budget())
@@ -602,9 +421,7 @@ class TranslateEngine:
     def _looked_up(self, block: Block, site: Site) -> int:
         """A direct branch of user code to another page found no entry in the jump table: make one, and go on there."""
         self._leave_at(block, site.target)
-        for reg, slot in LOOKUP_SPILLS:
-            at = SPILL[slot] >> 2
-            self._cpu.regs[reg] = self._words[at] | (self._words[at + 1] << 32 if block.mode.mode == 64 else 0)
+        self._pull_spilled(block, LOOKUP_SPILLS)
         self._counters.exits["link"] += 1
         pc = self._go_on()
         if pc >= 0 and self._observe is None:
@@ -673,11 +490,7 @@ class TranslateEngine:
             self._observe(block)
         if self._mode.user:
             self.cache.tables.select(self._mode)
-        self._backend.set_view(_view(cpu, self._mode))
-        self._long_words[KERNEL_GS >> 3] = cpu.kernel_gs_base
-        es, cs, ss, ds, fs, gs = cpu.segs
-        selectors = es.selector, cs.selector, ss.selector, ds.selector, fs.selector, gs.selector
-        _SELECTORS.pack_into(self._backend.data, SELECTORS, *selectors)
+        self._show(self._mode)
         return -1 if block is None else block.entry
 
     def _written(self, gpa: int, size: int) -> None:
