@@ -11,7 +11,7 @@ FFFFFFFF_FFFFFFFF
           :            RAM
   00100000 -----------
   000F0000             BIOS ROM, read-only (with --bios firmware in 000E0000.. as the host bridge's PAM registers say)
-  000E0000             ACPI tables (no firmware)
+  000E0000             ACPI tables, multiprocessor table (no firmware)
   000C0000             RAM
   000B8000             VGA text memory, plain RAM
   000A0000             nothing: reads as all ones

@@ -24,7 +24,7 @@ from emu.engines.translate import TranslateEngine
 from emu.errors import GuestFileError
 from emu.exits import Ending, EndReason
 from emu.garbage import seldom_collected
-from emu.loader import acpi
+from emu.loader import acpi, mptable
 from emu.loader.detect import load
 from emu.loader.firmware import check_size
 from emu.loader.image import GuestImage, LoadedGuest, LoadOptions
@@ -165,7 +165,10 @@ class Machine:
         initrd = None
         if config.initrd is not None:
             initrd = read_file(config.initrd, "initrd")
-        rsdp = None if config.format == "firmware" else acpi.place(self.memory)  # firmware makes its own
+        rsdp = None
+        if config.format != "firmware":  # which makes its own tables
+            rsdp = acpi.place(self.memory)
+            mptable.place(self.memory)
         options = LoadOptions(
             format=config.format,
             mode=config.mode,

@@ -78,6 +78,7 @@ PARTS = {
     ),
     "emu.backends.tuning": ("emu.backends.unicorn",),  # for the type only
     "emu.backends.timed": ("emu.backends.unicorn",),
+    "emu.loader.mptable": ("isa.x86.cpuid",),
     "emu.engines.light": ("emu.engines.border", "emu.engines.finder"),
     "emu.engines.translate": ("emu.engines.finder", "emu.engines.light"),
     "emu.engines.observed": ("emu.engines.translate", "emu.pagetables"),

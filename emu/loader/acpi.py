@@ -100,7 +100,7 @@ def _round_up(length: int) -> int:
     return -(-length // _ALIGNMENT) * _ALIGNMENT
 
 
-def _checksum(data: bytes | bytearray) -> int:
+def checksum(data: bytes | bytearray) -> int:
     """The byte that makes the sum of all bytes 0."""
     return -sum(data) & 0xFF
 
@@ -110,15 +110,15 @@ def _table(signature: bytes, revision: int, body: bytes) -> bytes:
     length = _HEADER.size + len(body)
     head = _HEADER.pack(signature, length, revision, 0, _OEM, _OEM_TABLE, _VERSION, _CREATOR, _VERSION)
     table = bytearray(head + body)
-    table[_CHECKSUM_AT] = _checksum(table)
+    table[_CHECKSUM_AT] = checksum(table)
     return bytes(table)
 
 
 def _rsdp(rsdt_at: int, xsdt_at: int) -> bytes:
     """Root pointer of revision 2, with both checksums (5.2.5.3)."""
     rsdp = bytearray(struct.pack("<8sB6sBIIQB3x", b"RSD PTR ", 0, _OEM, 2, rsdt_at, 36, xsdt_at, 0))
-    rsdp[8] = _checksum(rsdp[:_RSDP_OLD_LENGTH])
-    rsdp[32] = _checksum(rsdp)
+    rsdp[8] = checksum(rsdp[:_RSDP_OLD_LENGTH])
+    rsdp[32] = checksum(rsdp)
     return bytes(rsdp)
 
 

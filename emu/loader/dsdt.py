@@ -15,13 +15,18 @@ from emu.loader import aml
 
 LINKS: Final = ("LNKA", "LNKB", "LNKC", "LNKD")
 
-_SLOTS: Final = range(1, 32)  # slot 0 is the host bridge itself
-_PINS: Final = 4
+SLOTS: Final = range(1, 32)  # slot 0 is the host bridge itself
+PINS: Final = 4
 _ISA_ADDRESS: Final = 1 << 16  # _ADR of a PCI function: slot in the high word, function in the low one (table 6-2)
 _ALL_FUNCTIONS: Final = 0xFFFF
 _CONFIG_PORTS: Final = 0xCF8
 _VGA_MEMORY: Final = (0xA0000, 0xBFFFF)
 _PCI_TOP: Final = 0xFEBF_FFFF  # the I/O APIC follows
+
+
+def link_of(slot: int, pin: int) -> int:
+    """The number of the PIRQ that a slot's pin (0 to 3) reaches, as the slots of an i440FX board are wired."""
+    return (slot + pin - 1) % len(LINKS)
 
 
 def build(memory_top: int, pm_base: int, smi_command: int, sleep_type: int, links: tuple[int, ...]) -> bytes:
@@ -83,16 +88,16 @@ def _isa(path: str, identifier: str, unique: int, *descriptors: bytes) -> bytes:
 
 
 def _routing() -> bytes:
-    """_PRT (6.2.13): pin `p` of slot `s` reaches PIRQ (s + p - 1) mod 4, as the slots of an i440FX board are wired."""
+    """_PRT (6.2.13)."""
     rows = (
         aml.package(
             aml.integer(slot << 16 | _ALL_FUNCTIONS),
             aml.integer(pin),
-            aml.name_string(LINKS[(slot + pin - 1) % len(LINKS)]),
+            aml.name_string(LINKS[link_of(slot, pin)]),
             aml.integer(0),
         )
-        for slot in _SLOTS
-        for pin in range(_PINS)
+        for slot in SLOTS
+        for pin in range(PINS)
     )
     return aml.package(*rows)
 

@@ -96,6 +96,11 @@ _FIXED: Final[dict[int, Registers]] = {
 }
 
 
+def identity() -> tuple[int, int]:
+    """Signature and features of the processor after a reset, as leaf 1 has them in EAX and EDX."""
+    return _SIGNATURE, _bits(_1_EDX) | _APIC_BIT
+
+
 def cpuid(cpu: Cpu, leaf: int, subleaf: int) -> Registers:
     """EAX, EBX, ECX and EDX of one leaf. A basic or extended leaf that is too high reads as the highest basic one."""
     if _MAX_BASIC < leaf < 0x4000_0000 or 0x4000_00FF < leaf < 0x8000_0000 or leaf > _MAX_EXTENDED:

@@ -92,3 +92,14 @@ def test_a_panic_has_its_own_exit_code() -> None:
     done = boot(KERNELS["cloud"].image, "acpi=off nolapic noapic")
     assert done.ending == (EndReason.PANIC, 14), done.console[-2000:]
     assert "Unable to mount root fs" in done.result.ending.detail
+
+
+def test_without_acpi_the_apics_are_found_in_the_multiprocessor_table() -> None:
+    try:
+        fetch_kernel(KERNELS["686"])
+    except FetchError as error:
+        needed(str(error))
+    done = boot(KERNELS["686"].image, "acpi=off ignore_loglevel")
+    assert "Intel MultiProcessor Specification v1.4" in done.console, done.console[:2000]
+    assert "Enabling APIC mode:  Flat.  Using 1 I/O APICs" in done.console
+    assert done.ending == (EndReason.PANIC, 14), done.console[-2000:]
