@@ -10,16 +10,15 @@ from emu.engines.base import EngineCounters
 from emu.engines.border import Border
 from emu.engines.finder import BlockFinder
 from isa.base import GuestFault
-from isa.x86 import msr
-from isa.x86.code import Site, SiteKind
+from isa.x86.code import Piece, Site, SiteKind
 from isa.x86.control import set_cr3
 from isa.x86.cpu import Cpu
 from isa.x86.native import misaligned, unmasks
+from isa.x86.operands import Op
 from isa.x86.privilege import rm_number
-from isa.x86.state import CR4_TSD, RAX, RCX, RDX, RF
+from isa.x86.state import RF
 
 _NO_OPERATION = b"\x66\x90"  # as long as the leave sequence
-_M32 = 0xFFFFFFFF
 
 
 class LightExits(Border, ABC):
@@ -35,6 +34,10 @@ class LightExits(Border, ABC):
     @abstractmethod
     def _callout(self, block: Block, index: int, behind: int) -> int:
         """Have the interpreter execute instruction `index` of `block`, behind whose exit offset `behind` lies."""
+
+    @abstractmethod
+    def _bind(self, piece: Piece) -> tuple[Op, int]:
+        """Find out how the interpreter executes the instruction of `piece`: its operation, and how long it is."""
 
     @abstractmethod
     def _emulate_or_defer(self, block: Block, index: int, behind: int) -> int:
@@ -73,21 +76,24 @@ class LightExits(Border, ABC):
         self._pull(block, site.index, behind - self._leave_size)
         return self._emulate_or_defer(block, site.index, -1)
 
-    def _read_time(self, block: Block, site: Site, behind: int) -> int:
-        """RDTSC and RDTSCP: what they do not change stays in the machine."""
+    def _read(self, block: Block, site: Site, behind: int) -> int:
+        """An instruction that changes nothing but general registers, as RDTSC: all else stays in the machine."""
         cpu = self._cpu
-        if cpu.stop_requested or self._interrupted or (block.mode.cpl and cpu.cr4 & CR4_TSD):
+        if cpu.stop_requested or self._interrupted:
             return self._callout(block, site.index, behind)
-        reason = block.pieces[site.index].reason
-        self._counters.exits[reason] += 1
-        self._counters.emulated += 1
+        piece = block.pieces[site.index]
+        operation, _ = piece.bound or self._bind(piece)
         if block.mode.exact:  # time may be counted in instructions
             self._account(block, site.index)
-        now, put = msr.timestamp(cpu), self._backend.set_register
-        put(RAX, now & _M32)
-        put(RDX, now >> 32)
-        if reason == "rdtscp":
-            put(RCX, cpu.tsc_aux)
+        self._backend.pull(cpu.regs)
+        try:
+            operation(cpu)
+        except GuestFault:
+            return self._callout(block, site.index, behind)
+        self._backend.push(cpu.regs, None)
+        reason = piece.reason
+        self._counters.exits[reason] += 1
+        self._counters.emulated += 1
         return behind
 
     def _load_root(self, block: Block, site: Site, behind: int) -> int:

@@ -214,8 +214,8 @@ class TranslateEngine(LightExits):
                     return self._overdrawn(block, site.index, trap.pc)
                 case SiteKind.ALIGNMENT:
                     return self._align(block, site.index, trap.pc)
-                case SiteKind.TIME:
-                    return self._read_time(block, site, trap.pc)
+                case SiteKind.READ:
+                    return self._read(block, site, trap.pc)
                 case SiteKind.ROOT:
                     return self._load_root(block, site, trap.pc)
                 case SiteKind.EXCEPTIONS | SiteKind.CONTROL:
@@ -318,7 +318,6 @@ class TranslateEngine(LightExits):
         return self._emulate(block, index, behind)
 
     def _bind(self, piece: Piece) -> tuple[Op, int]:
-        """Find out how the interpreter executes the instruction of `piece`."""
         insn = piece.insn
         piece.bound = self._interpreter.bound(insn, piece.guest_pc)
         piece.quiet = insn.opcode in _QUIET

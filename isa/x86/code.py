@@ -34,7 +34,7 @@ class SiteKind(enum.IntEnum):
     ALIGNMENT = 4  # an operand that must be aligned is about to be used for the first time
     EXCEPTIONS = 5  # exception flags of x87 status word or MXCSR are about to be seen
     CONTROL = 6  # x87 control word or MXCSR is about to be loaded
-    TIME = 7  # RDTSC or RDTSCP: a callout that concerns few registers
+    READ = 7  # a callout that concerns the general registers only
     ROOT = 8  # MOV to CR3: a callout that changes no register, but where code lies
 
 

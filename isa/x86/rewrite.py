@@ -19,7 +19,8 @@ from isa.x86.code import UNDEFINED, Code, ExitRecord, SiteKind, pack_spills
 from isa.x86.decode import Insn
 from isa.x86.emit import BUDGET, INT32_MAX, INT32_MIN, Emitter, Target
 from isa.x86.misexecuted import may_divide_out_of_range, misexecuted
-from isa.x86.sensitive import READS_OF_TIME, Row, Treatment, lock_is_legal, row_of
+from isa.x86.privilege import reg_number
+from isa.x86.sensitive import READS, Row, Treatment, lock_is_legal, row_of
 from isa.x86.state import ARITH, CS, DS, ES, GS, RCX, RDI, RSI, SS
 from isa.x86.vector import (
     EMMS,
@@ -130,7 +131,7 @@ def traits(insn: Insn) -> Traits:
 
 def loads_root(insn: Insn) -> bool:
     """True for MOV to CR3: where code lies may be another thing behind it, but not what the code means."""
-    return insn.opcode == _MOV_TO_CR and insn.reg_field | (insn.rex & 4) << 1 == 3
+    return insn.opcode == _MOV_TO_CR and reg_number(insn) == 3
 
 
 def callout_reason(insn: Insn, mode: BlockMode) -> str:
@@ -421,8 +422,8 @@ class Rewriter:
 
     def _kind(self, insn: Insn, reason: str) -> SiteKind:
         """How much of the guest's state a callout concerns."""
-        if reason in READS_OF_TIME:
-            return SiteKind.TIME
+        if reason in READS:
+            return SiteKind.READ
         light = reason == "mov_to_cr" and loads_root(insn) and self._mode.mode == 64 and self._mode.cpl == 0
         return SiteKind.ROOT if light else SiteKind.CALLOUT
 
