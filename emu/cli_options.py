@@ -75,7 +75,9 @@ def guest_options(command: F, format_option: str = "--format", several: bool = F
         click.option("--append", default="", metavar="TEXT", help="The kernel's command line."),
         click.option("--boot-stub", is_flag=True, help="Let a Linux bzImage unpack its kernel itself."),
         click.option(
-            "--disk", metavar="IMAGE[,rw][,ide|virtio]", help="Hard disk, raw or qcow2; rw: writes go to the file."
+            "--disk",
+            metavar="IMAGE[,rw][,ide|virtio]",
+            help="Hard disk, raw or qcow2, the second one where GUEST is one itself; rw: writes go to the file.",
         ),
         click.option("--max-instructions", type=number, metavar="N", help="End after N guest instructions."),
         click.option(

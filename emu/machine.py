@@ -206,7 +206,10 @@ class Machine:
         return board
 
     def _drives(self, image: GuestImage) -> Drives:
-        """The disks: that of --disk, or the boot sector's own image, which is a floppy disk where its size is one's."""
+        """The disks: that of --disk, and what a boot sector was the first sector of, floppy disk or first hard disk.
+
+        A boot sector alone is no disk where there is another one.
+        """
         config = self.config
         hard = None
         if config.disk is not None:
@@ -217,7 +220,9 @@ class Machine:
         if self.guest.format != "boot":
             return Drives(hard)
         own = BlockImage(image.data)
-        return Drives(hard, floppy=own) if own.is_floppy() else Drives(hard or own)
+        if own.is_floppy():
+            return Drives(hard, floppy=own)
+        return Drives(own, hard) if hard is None or own.sectors > 1 else Drives(hard)
 
     def _is_linux(self) -> bool:
         return self.guest.format in ("linux", "pvh")

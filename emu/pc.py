@@ -63,9 +63,13 @@ class Outlets:
 
 @dataclass(frozen=True, slots=True)
 class Drives:
-    """The disks of a machine, None where there is none; `hard` is on the IDE channel, `virtio` a PCI card."""
+    """The disks of a machine, None where there is none; `virtio` is a PCI card.
+
+    `hard` and `second` are master and slave of the first IDE channel, and drives 80h and 81h of the BIOS.
+    """
 
     hard: BlockImage | None = None
+    second: BlockImage | None = None
     virtio: BlockImage | None = None
     floppy: BlockImage | None = None
 
@@ -138,11 +142,11 @@ class Pc:
         if config.format == "firmware":
             attached.append((boards.FIRMWARE_DEBUG, 1, debug, 0, 1))
         self.pci.add(_ISA_BRIDGE, isa_bridge(boards.PCI_ROUTES))
-        for at, control, irq, disk in (
-            (boards.IDE, boards.IDE_CONTROL, boards.IRQ_IDE, drives.hard),
-            (boards.IDE_2, boards.IDE_2_CONTROL, boards.IRQ_IDE_2, None),
+        for at, control, irq, disks in (
+            (boards.IDE, boards.IDE_CONTROL, boards.IRQ_IDE, (drives.hard, drives.second)),
+            (boards.IDE_2, boards.IDE_2_CONTROL, boards.IRQ_IDE_2, (None, None)),
         ):
-            channel = IdeChannel(clock, self._line(irq), disk)
+            channel = IdeChannel(clock, self._line(irq), *disks)
             attached += [(at, 8, channel, 0, 4), (control, 1, channel, CONTROL, 1)]
         self.pci.add(_ISA_BRIDGE, piix3_ide(), 1)
         self.pci.add(_ISA_BRIDGE, PowerFunction(boards.POWER_MANAGEMENT, boards.IRQ_SCI, self._power_moved), 3)
@@ -161,7 +165,7 @@ class Pc:
         drives = self._drives
         bios = Bios(
             _StateOf(self._cpu), self._memory, self._ports, self._clock, self._outlets.bios, drives.hard,
-            floppy=drives.floppy,
+            floppy=drives.floppy, more_disks=() if drives.second is None else (drives.second,),
         )  # fmt: skip
         self._ports.attach(SERVICE_PORT, 1, bios, width=1)
         bios.install()

@@ -14,6 +14,7 @@ from PIL import Image
 
 import emu
 from emu import EndReason, GuestFileError, Machine, MachineConfig, UsageError
+from guests.encode import raw
 
 pytestmark = pytest.mark.parametrize("engine", ["translate", "interpret"])
 
@@ -277,3 +278,28 @@ def test_soft_power_off_ends_the_run_with_0(engine: str) -> None:
     with Machine(MachineConfig(code, engine=engine, format="flat", mode=32)) as machine:
         ending = machine.run().ending
     assert (ending.reason, ending.code) == (EndReason.POWER_OFF, 0)
+
+
+def test_a_disk_image_and_another_disk_are_the_first_and_the_second(engine: str, tmp_path: Path) -> None:
+    def read(drive: int) -> str:
+        return (
+            f"mov ax, 0x0201; mov cx, 1; mov dx, {drive}; xor bx, bx; mov es, bx; mov bx, 0x8000; int 0x13; "
+            "mov al, byte ptr [0x81f4]; out 0xe9, al; "
+        )
+
+    slave = (
+        "mov dx, 0x1f6; mov al, 0xf0; out dx, al; mov dx, 0x1f2; mov al, 1; out dx, al; inc dx; mov al, 0; out dx, al; "
+        "inc dx; out dx, al; inc dx; out dx, al; mov dx, 0x1f7; mov al, 0x20; out dx, al; "
+        "again: in al, dx; and al, 0x88; cmp al, 8; jne again; mov dx, 0x1f0; mov cx, 251; "
+        "more: in ax, dx; loop more; out 0xe9, al; "
+    )
+    code = raw(read(0x80) + read(0x81) + slave + "mov al, 0x10; out 0xf4, al; hlt", 16)
+    first = bytearray(code.ljust(2048, b"\0"))
+    first[500:502], first[510:512] = b"AB", b"\x55\xaa"
+    second = tmp_path / "second"
+    second.write_bytes(b"\0" * 500 + b"XY" + bytes(522))
+    console = bytearray()
+    config = MachineConfig(bytes(first), engine=engine, disk=second, timeout=20.0)
+    with Machine(config, console=console.extend) as one:
+        assert one.run().ending.code == 33
+    assert console == b"AXX"

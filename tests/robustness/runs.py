@@ -22,6 +22,9 @@ from emu.exits import Ending, EndReason
 INSTRUCTIONS = 3000
 SECONDS = 2.0  # of host time, after which the monitor ends a run
 ORG = 0x100000
+SPACES = 10_000_000
+TABLES, TABLES_END = 0x110000, 0x1C0000
+CODE_64 = 0x08  # selector of the code segment that a flat 64-bit guest starts in
 OUTCOMES = frozenset((
     EndReason.INSTRUCTIONS, EndReason.HALTED, EndReason.TRIPLE_FAULT, EndReason.DEBUG_EXIT, EndReason.RESET,
     EndReason.NOT_IMPLEMENTED, EndReason.POWER_OFF, EndReason.TIMEOUT,
@@ -84,10 +87,69 @@ def tables(rng: random.Random) -> bytes:
     return bytes(image)
 
 
+def spaces(rng: random.Random) -> bytes:
+    """64-bit code that switches at random between roots over random tables, which it changes on the way.
+
+    An exception leads to the next piece of code, as long as IDT, stack and handler stay mapped.
+    """
+    roots = [TABLES + number * 0x1000 for number in range(3)]
+    image = bytearray(0xD0000)
+
+    def put(at: int, data: bytes) -> None:
+        image[at - ORG : at - ORG + len(data)] = data
+
+    for at in range(TABLES, TABLES_END, 8):
+        if rng.random() < 0.2:
+            flags = rng.choice((7, 0x67, 0x87, 0xE7, 0x27, rng.getrandbits(12))) | (rng.random() < 0.1) << 63
+            put(at, struct.pack("<Q", rng.randrange(TABLES, TABLES_END) & -0x1000 | flags))
+    for number, root in enumerate(roots):  # the first 2 MiB as they are, in one page or in many
+        first, second, last = (TABLES_END - (3 * number + step) * 0x1000 for step in (1, 2, 3))
+        put(root, struct.pack("<Q", first | 7))
+        put(first, struct.pack("<Q", second | 7))
+        put(second, struct.pack("<Q", 0x87 if rng.random() < 0.3 else last | 7))
+        put(last, b"".join(struct.pack("<Q", page << 12 | 7) for page in range(512)))
+    pieces = []
+    for _ in range(200):
+        linear = (rng.choice((0, 0xFFFF << 48)) | rng.getrandbits(47)) & rng.choice((-1, 0x3F_FFFF, -0x1000))
+        target = struct.pack("<Q", linear if rng.random() < 0.5 else rng.randrange(TABLES, TABLES_END) & -8)
+        value = struct.pack("<Q", rng.randrange(TABLES, TABLES_END) & -0x1000 | rng.choice((0, 7, 0x67, 0x87, 0xE7)))
+        pieces.append(rng.choice((
+            b"\xb8" + struct.pack("<I", rng.choice(roots)) + b"\x0f\x22\xd8",  # mov eax, root; mov cr3, rax
+            b"\x48\xbe" + target + b"\x48\xb8" + value + b"\x48\x89\x06",  # ... mov rax, value; mov [rsi], rax
+            b"\x48\xbe" + target + b"\x48\x8b\x06",  # mov rsi, target; mov rax, [rsi]
+            b"\x48\xbe" + target + b"\x0f\x01\x3e",  # mov rsi, target; invlpg [rsi]
+            b"\x0f\x20\xd8\x0f\x22\xd8",  # mov rax, cr3; mov cr3, rax
+            b"\x48\xb8" + target + b"\xff\xd0",  # mov rax, target; call rax
+            code(rng, 8),
+        )))  # fmt: skip
+    at, starts = ORG + 0x3000, []
+    for piece in pieces:
+        starts.append(at)
+        put(at, piece)
+        at += len(piece)
+    put(at, b"\xf4")
+    put(
+        ORG, b"\x0f\x01\x1c\x25" + struct.pack("<I", ORG + 0x40) + b"\xe9" + struct.pack("<i", 0x3000 - 13)
+    )  # lidt; jmp
+    put(ORG + 0x40, struct.pack("<HQ", 0xFFF, ORG + 0x1000))
+    # mov esp, STACK; mov ecx, [COUNT]; inc ecx; mov [COUNT], ecx; jmp [rcx * 8 + STARTS]
+    count, table = ORG + 0x60, ORG + 0x2000
+    handler = b"\xbc" + struct.pack("<I", ORG + 0x1000) + b"\x8b\x0c\x25" + struct.pack("<I", count) + b"\xff\xc1"
+    handler += b"\x89\x0c\x25" + struct.pack("<I", count) + b"\xff\x24\xcd" + struct.pack("<I", table)
+    put(ORG + 0x80, handler)
+    put(table, b"".join(struct.pack("<Q", start) for start in (*starts, at)))
+    gate = ORG + 0x80
+    for vector in range(256):
+        put(ORG + 0x1000 + vector * 16, struct.pack("<HHHHQ", gate & 0xFFFF, CODE_64, 0x8E00, gate >> 16, 0))
+    return bytes(image)
+
+
 def make(seed: int) -> Run:
-    """The run of a seed."""
+    """The run of a seed; those from SPACES on are about 64-bit page tables."""
     rng = random.Random(seed)
     engine = rng.choice(("translate", "translate", "interpret"))
+    if seed >= SPACES:
+        return Run(seed, engine, 64, "spaces", spaces(rng))
     kind = rng.choice(("code", "code", "tables"))
     mode = 32 if kind == "tables" else rng.choice((16, 32, 64))
     return Run(seed, engine, mode, kind, tables(rng) if kind == "tables" else code(rng, rng.choice((64, 512, 4096))))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.robustness.runs import check
+from tests.robustness.runs import SPACES, check
 
 # What went wrong, by seed.
 ONCE_LOST = {
@@ -27,4 +27,10 @@ def test_what_was_once_lost(seed: int) -> None:
 @pytest.mark.parametrize("block", range(20))
 def test_nothing_is_lost(block: int) -> None:
     for seed in range(1_000_000 + 100 * block, 1_000_000 + 100 * (block + 1)):
+        check(seed)
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_nothing_is_lost_with_page_tables_that_change(block: int) -> None:
+    for seed in range(SPACES + 50 * block, SPACES + 50 * (block + 1)):
         check(seed)
