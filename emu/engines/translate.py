@@ -69,6 +69,9 @@ class TranslateEngine(LightExits):
         self._remainder = 0  # instructions to interpret because the budget does not cover the next block
         self.on_fault: Callable[[Fault], Exit | None] | None = None
         self._faulted = -1  # `cpu.retired` when a fault was last delivered without leaving the cache
+        # Where an access was last tried again, and its address, nothing having happened since. Some never get through:
+        # Unicorn's x87 loads do not wrap around at 4 GiB.
+        self._retried: tuple[int, int] | None = None
         self._deliveries = 0  # faults that may still be delivered so in this run
 
     # -- the seam ----------------------------------------------------------------------------------------------
@@ -202,6 +205,7 @@ class TranslateEngine(LightExits):
 
     def _trap(self, trap: Trap) -> int:
         if trap.vector == LEAVE:
+            self._retried = None
             found = self.cache.site(trap.pc)
             assert found is not None
             block, site = found
@@ -237,25 +241,30 @@ class TranslateEngine(LightExits):
         index = block_hit.piece_at(trap.pc)
         if at_void:
             return self._indirect(block_hit, index, trap.pc)
-        if trap.vector == PAGE_FAULT:
-            linear = trap.cr2 if block_hit.mode.mode == 64 else trap.cr2 & _M32
-            if self._cpu.smap and not block_hit.mode.user:
-                self._cpu.set_ac(self._backend.flags())
-            try:
-                if self._finder.mmu.resolve(linear, bool(trap.error & 2), block_hit.mode.user):
-                    self._counters.exits["hidden page fault"] += 1
-                    if block_hit.valid:
-                        return trap.pc
-                    self._pull(block_hit, index, trap.pc)  # setting an A or D bit dropped the block
-                    self._settle(block_hit, index)
-                    return self._go_on()
-            except GuestFault:
-                pass  # the interpreter raises it again, with the state in place
+        if trap.vector == PAGE_FAULT and (trap.pc, trap.cr2) != self._retried and self._resolve(trap, block_hit):
+            self._retried = trap.pc, trap.cr2
+            self._counters.exits["hidden page fault"] += 1
+            if block_hit.valid:
+                return trap.pc
+            self._pull(block_hit, index, trap.pc)  # setting an A or D bit dropped the block
+            self._settle(block_hit, index)
+            return self._go_on()
+        self._retried = None
         self._pull(block_hit, index, trap.pc, True)
         self._counters.exits["memory" if trap.vector == PAGE_FAULT else f"trap {trap.vector}"] += 1
         pieces = block_hit.pieces
         behind = pieces[index + 1].start if index + 1 < len(pieces) else -1
         return self._emulate_or_defer(block_hit, index, behind)
+
+    def _resolve(self, trap: Trap, block: Block) -> bool:
+        """True where a page fault of translated code was the monitor's own, and the access can be tried again."""
+        linear = trap.cr2 if block.mode.mode == 64 else trap.cr2 & _M32
+        if self._cpu.smap and not block.mode.user:
+            self._cpu.set_ac(self._backend.flags())
+        try:
+            return self._finder.mmu.resolve(linear, bool(trap.error & 2), block.mode.user)
+        except GuestFault:
+            return False  # the interpreter raises it again, with the state in place
 
     def _at_lookup(self, block: Block, at: int) -> bool:
         """True for the instruction that ends a lookup; a guest's own access may meet the void address too."""

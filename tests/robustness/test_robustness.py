@@ -15,6 +15,7 @@ ONCE_LOST = {
     1_000_456: "the exit in place of a block that 16-bit code fell into cut the instruction pointer to 16 bits",
     2_000_231: "a prefix behind a REX prefix was taken for the opcode, and so a branch for a plain instruction",
     2_029_157: "the same for a return",
+    23_533: "an FBLD that wraps around at 4 GiB was tried again for ever, as Unicorn does not wrap",
     270: "LOOPNE in 16-bit code cut the instruction pointer to 16 bits",
 }
 
