@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.robustness.runs import SPACES, check
+from tests.robustness.runs import DEVICES, SPACES, check
 
 # What went wrong, by seed.
 ONCE_LOST = {
@@ -34,4 +34,10 @@ def test_nothing_is_lost(block: int) -> None:
 @pytest.mark.parametrize("block", range(4))
 def test_nothing_is_lost_with_page_tables_that_change(block: int) -> None:
     for seed in range(SPACES + 50 * block, SPACES + 50 * (block + 1)):
+        check(seed)
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_nothing_is_lost_among_the_devices(block: int) -> None:
+    for seed in range(DEVICES + 50 * block, DEVICES + 50 * (block + 1)):
         check(seed)
