@@ -61,7 +61,7 @@ _NAMES: Final = {
     "rdrand": (False, False), "rdseed": (False, False), "ud": (True, False), "rsm": (True, True), "vmx": (True, True),
     "undefined_feature": (True, False),
 }  # fmt: skip
-READS: Final = frozenset(("rdtsc", "rdtscp", "mov_from_cr", "cpuid"))  # they change nothing but general registers
+READS: Final = frozenset(("rdtsc", "rdtscp", "mov_from_cr", "mov_from_dr", "cpuid"))  # into general registers only
 READS_OF_BASES: Final = frozenset(("rdfsbase", "rdgsbase"))
 CHANGES_OF_BASES: Final = frozenset(("wrfsbase", "wrgsbase", "swapgs"))
 IN_CACHE: Final = READS_OF_BASES | CHANGES_OF_BASES | {
