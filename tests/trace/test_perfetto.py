@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import Trace, TracePacket, TrackEvent
@@ -16,6 +15,7 @@ from emu.trace import perfetto as module
 from emu.trace.names import Names
 from emu.trace.perfetto import VCPU_TRACK, PerfettoTrace
 from emu.trace.record import Batch
+from tests.trace.trace_processor import TraceProcessor
 
 ABOUT = {"guest": "tiny", "command": "vemu trace tiny"}
 Golden = Callable[[str, str], None]
@@ -111,16 +111,13 @@ def test_another_decoder_reads_the_same(records: Batch, names: Names, golden: Go
     golden("exits.perfetto.txt", done.stdout.decode())
 
 
-@pytest.mark.skipif(shutil.which("trace_processor_shell") is None, reason="no trace_processor_shell")
-def test_trace_processor(records: Batch, names: Names, tmp_path: Path) -> None:
-    from perfetto.trace_processor import TraceProcessor, TraceProcessorConfig
-
-    file = tmp_path / "exits.pftrace"
-    file.write_bytes(written(records, names))
-    with TraceProcessor(
-        trace=str(file), config=TraceProcessorConfig(bin_path=shutil.which("trace_processor_shell"))
-    ) as processor:
-        rows = [(row.ts, row.dur, row.name) for row in processor.query("select ts, dur, name from slice where depth=0")]
-        errors = [row.name for row in processor.query("select name from stats where severity='error' and value>0")]
-    assert [(ts, dur) for ts, dur, _ in rows] == [(record.host_ns, record.cost_ns) for record in records]
-    assert errors == []
+def test_perfettos_trace_processor_sees_the_exits(records: Batch, names: Names) -> None:
+    processor = TraceProcessor(written(records, names))
+    rows = processor.query("select ts, dur, name from slice where depth=0 order by ts")
+    assert [(row["ts"], row["dur"]) for row in rows] == [(record.host_ns, record.cost_ns) for record in records]
+    assert [row["name"] for row in rows] == [
+        name for _, _, depth, name, _ in slices(written(records, names)) if not depth
+    ]
+    assert processor.query("select name, value from stats where severity='error' and value>0") == []
+    parts = processor.query("select sum(dur) as dur from slice where depth=1")
+    assert 0 < parts[0]["dur"] <= sum(row["dur"] for row in rows)
