@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.guests import boots, kills
+from tests.guests import kills
+from tests.guests.linux import kernel_and_initrd
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_boots_in_a_row_leave_nothing_behind(tmp_path: Path) -> None:
-    figures = list(boots.boots("cloud", "acpi=off nolapic noapic", 4, tmp_path))
-    assert boots.growth(figures) < boots.ALLOWED, figures
+    """In a process of their own, because in this one the heap is as other tests left it."""
+    kernel_and_initrd("cloud", tmp_path)  # skips or fails where there is none to be had
+    line = [sys.executable, "-m", "tests.guests.boots", "--append", "acpi=off nolapic noapic", "--count", "4"]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 boots" in done.stdout
 
 
 @pytest.fixture(scope="module")
