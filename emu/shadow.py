@@ -123,10 +123,8 @@ class ShadowTables:
         old = self.words[index]
         if old == entry:
             return
-        if (
-            old and old | WRITE != entry
-        ):  # with more rights for the same page the machine looks again where it lacks one
-            self.clear(table, slot)
+        if old and old | WRITE != entry:
+            self.clear(table, slot)  # but not for more rights: where it lacks one the machine looks again
         self.words[index] = entry
         table.leaves |= 1 << slot
         if entry & WRITE:

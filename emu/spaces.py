@@ -100,14 +100,11 @@ class AddressSpaces:
     def _same_above(self, one: Table, other: Table) -> bool:
         """True where two roots lead to the same tables in the upper half; where the guest's do they are made to."""
         words = self._tables.words
-        first, second = (bytes(words[table.at + _UPPER : table.at + WORDS]) for table in (one, other))
-        differences = int.from_bytes(first, "little") ^ int.from_bytes(second, "little") if first != second else 0
-        while differences:
-            number = ((differences & -differences).bit_length() - 1) // 64
-            if not self._share(one, other, _UPPER + number):
-                return False
-            differences &= -1 << 64 * (number + 1)
-        return True
+        first, second = (words[table.at + _UPPER : table.at + WORDS] for table in (one, other))
+        if bytes(first) == bytes(second):
+            return True
+        slots = enumerate(zip(first, second, strict=True), _UPPER)
+        return all(ours == theirs or self._share(one, other, slot) for slot, (ours, theirs) in slots)
 
     def _share(self, one: Table, other: Table, slot: int) -> bool:
         """Have the root that has no table at a slot use the other's, where the guest's entries are the same."""

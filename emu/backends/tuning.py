@@ -37,13 +37,17 @@ _TLB_ENTRIES: Final = 4096  # 16 MiB of guest memory
 _TLB_START: Final = 256  # entries Unicorn begins with; it doubles them when it is flushed while well filled
 
 
+def _code(library: ctypes.CDLL, name: str, size: int) -> bytes:
+    """The first bytes of a function of the library; none where there is no such function, or for another processor."""
+    function = getattr(library, name, None)
+    if function is None or platform.machine() not in ("x86_64", "AMD64"):
+        return b""
+    return ctypes.string_at(ctypes.cast(function, ctypes.c_void_p).value or 0, size)
+
+
 def drop_checks_behind_accesses(library: ctypes.CDLL, engine: int) -> bool:
     """Set the flag in the structure at `engine`, before anything is translated; False where its place is unknown."""
-    if platform.machine() not in ("x86_64", "AMD64"):
-        return False
-    function = getattr(library, _CHECKER, None)
-    address = None if function is None else ctypes.cast(function, ctypes.c_void_p).value
-    found = None if address is None else _CMP_BYTE_ZERO.search(ctypes.string_at(address, _LOOK_AT))
+    found = _CMP_BYTE_ZERO.search(_code(library, _CHECKER, _LOOK_AT))
     if found is None:
         return False
     offset = int.from_bytes(found[1], "little", signed=True)
@@ -114,18 +118,14 @@ def page_flush(library: ctypes.CDLL, engine: int, backend: UnicornBackend, at: i
 
     `at`: room in the code cache.
     """
-    flush_all, flush = getattr(library, _FLUSHER, None), getattr(library, _PAGE_FLUSHER, None)
-    address = None if flush_all is None else ctypes.cast(flush_all, ctypes.c_void_p).value
-    if address is None or flush is None or platform.machine() not in ("x86_64", "AMD64"):
-        return None
-    code = ctypes.string_at(address, len(_LOAD_RDI) + 4)
+    code = _code(library, _FLUSHER, len(_LOAD_RDI) + 4)
     offset = int.from_bytes(code[-4:], "little", signed=True)
-    if not code.startswith(_LOAD_RDI) or not 0 < offset < _ENGINE_SIZE:
+    if not code.startswith(_LOAD_RDI) or not 0 < offset < _ENGINE_SIZE or not hasattr(library, _PAGE_FLUSHER):
         return None
     processor = ctypes.c_uint64.from_address(engine + offset).value
     if not processor:
         return None
-    flush = _FLUSH(ctypes.cast(flush, ctypes.c_void_p).value or 0)
+    flush = _FLUSH((_PAGE_FLUSHER, library))
 
     def forget(linear: int) -> None:
         flush(processor, linear)

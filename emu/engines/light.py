@@ -36,12 +36,12 @@ class LightExits(Border, ABC):
         """Have the interpreter execute instruction `index` of `block`, behind whose exit offset `behind` lies."""
 
     @abstractmethod
-    def _bind(self, piece: Piece) -> tuple[Op, int]:
-        """Find out how the interpreter executes the instruction of `piece`: its operation, and how long it is."""
-
-    @abstractmethod
     def _emulate_or_defer(self, block: Block, index: int, behind: int) -> int:
         """The same with the state in the `Cpu`."""
+
+    @abstractmethod
+    def _bind(self, piece: Piece) -> tuple[Op, int]:
+        """Find out how the interpreter executes the instruction of `piece`: its operation, and how long it is."""
 
     @abstractmethod
     def _go_on(self) -> int:
